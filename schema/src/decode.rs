@@ -1,0 +1,378 @@
+//! The tree to a [`Spec`]. First the grammar is held against every node, then the typed value is read.
+
+use crate::check::Fault;
+use crate::grammar::{self, Rule, Slot, Ty};
+use crate::report::{Problem, did_you_mean};
+use crate::spec::{
+    DebianImage, Drift, ImageSource, ImageSpec, KernelSource, KernelSpec, Mode, Mount, Publish,
+    ReadySpec, Restart, SandboxSpec, Spec, VolumeSpec,
+};
+use crate::tree::{Data, Node, Span, Value};
+use banger_wire::id::Name;
+use banger_wire::size::Mib;
+use std::collections::BTreeMap;
+
+/// Where things stand in the file, by path.
+#[derive(Debug, Default)]
+pub(crate) struct Places(BTreeMap<String, Span>);
+
+impl Places {
+    fn put(&mut self, path: String, span: &Span) {
+        self.0.entry(path).or_insert_with(|| span.clone());
+    }
+
+    /// A fault of the value as a problem of the text: at its place, or at the closest one above it.
+    pub(crate) fn locate(&self, fault: Fault) -> Problem {
+        let mut path = fault.path.as_str();
+        let span = loop {
+            if let Some(span) = self.0.get(path) {
+                break span.clone();
+            }
+            match path.rfind('/') {
+                Some(at) => path = &path[..at],
+                None => break 0..0,
+            }
+        };
+        Problem { message: fault.message, span, label: None, help: fault.help }
+    }
+}
+
+/// Reads a file's nodes. The value is only meaningful when there are no problems.
+pub(crate) fn decode(nodes: &[Node]) -> (Spec, Places, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let root = Node { children: nodes.to_vec(), ..Node::new("", 0..0) };
+    validate(&root, &grammar::ROOT, &mut problems);
+    let mut places = Places::default();
+    let spec =
+        if problems.is_empty() { read(&root, &mut places, &mut problems) } else { Spec::default() };
+    (spec, places, problems)
+}
+
+/// Holds one node and all below it against its rule.
+fn validate(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) {
+    validate_values(node, rule, problems);
+    let mut seen: Vec<&str> = Vec::new();
+    for child in &node.children {
+        match rule.child(&child.name) {
+            Some(below) => {
+                if !below.many && seen.contains(&child.name.as_str()) {
+                    let message = format!("\"{}\" is given twice", child.name);
+                    problems
+                        .push(Problem::new(message, child.span.clone()).help("keep one of them"));
+                }
+                validate(child, below, problems);
+            }
+            None => problems.push(unknown("node", child.name.as_str(), &child.span, rule)),
+        }
+        seen.push(&child.name);
+    }
+}
+
+fn unknown(what: &str, name: &str, span: &Span, rule: &Rule) -> Problem {
+    let place = if rule.name.is_empty() {
+        "a Bangerfile".to_string()
+    } else {
+        format!("\"{}\"", rule.name)
+    };
+    let known = || {
+        rule.children
+            .iter()
+            .map(|r| r.name)
+            .chain(rule.args.iter().chain(rule.props).map(|s| s.name))
+    };
+    let problem =
+        Problem::new(format!("{place} has no {what} \"{name}\""), span.clone()).label("unknown");
+    match did_you_mean(name, known()) {
+        Some(close) => problem.help(format!("did you mean \"{close}\"?")),
+        None if known().next().is_none() => problem,
+        None => problem.help(format!("it may have: {}", known().collect::<Vec<_>>().join(", "))),
+    }
+}
+
+fn validate_values(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) {
+    for (index, value) in node.args.iter().enumerate() {
+        match rule.args.get(index).map(|slot| slot.ty).or(rule.rest) {
+            Some(ty) => problems.extend(mistyped(value, ty)),
+            None => {
+                let message = match rule.args.len() {
+                    0 => format!("\"{}\" takes no argument", rule.name),
+                    n => format!(
+                        "\"{}\" takes {n} argument{}",
+                        rule.name,
+                        if n == 1 { "" } else { "s" }
+                    ),
+                };
+                problems.push(Problem::new(message, value.span.clone()).label("one too many"));
+            }
+        }
+    }
+    for (at, (key, span, value)) in node.props.iter().enumerate() {
+        if node.props[..at].iter().any(|(earlier, _, _)| earlier == key) {
+            problems.push(Problem::new(format!("\"{key}\" is given twice"), span.clone()));
+        }
+        match rule.slot(key) {
+            Some(slot) => problems.extend(mistyped(value, slot.ty)),
+            None if rule.open_props => problems.extend(mistyped(value, Ty::Text)),
+            None => problems.push(unknown("property", key, span, rule)),
+        }
+    }
+    let missing = |slot: &&Slot| slot.required && get(node, rule, slot.name).is_none();
+    for slot in rule.args.iter().chain(rule.props).filter(missing) {
+        let message = format!("\"{}\" needs {}", rule.name, slot.name);
+        problems.push(Problem::new(message, node.span.clone()).label(describe(slot.ty)));
+    }
+    if rule.rest.is_some() && rule.args.is_empty() && node.args.is_empty() {
+        let message = format!("\"{}\" needs at least one argument", rule.name);
+        problems.push(Problem::new(message, node.span.clone()));
+    }
+}
+
+fn describe(ty: Ty) -> String {
+    match ty {
+        Ty::Name => "a name".to_string(),
+        Ty::Text => "a text in quotes".to_string(),
+        Ty::Int(low, high) => format!("a whole number from {low} to {high}"),
+        Ty::Size => "a size with its unit, like \"512MiB\" or \"10GiB\"".to_string(),
+        Ty::Time => "a time with its unit, like \"30s\" or \"5m\"".to_string(),
+        Ty::Choice(words) => format!("one of {}", words.join(", ")),
+    }
+}
+
+/// The problem with a value, if it is not what its slot takes.
+fn mistyped(value: &Value, ty: Ty) -> Option<Problem> {
+    let wrong = |why: String| {
+        Some(Problem::new(format!("expected {}", describe(ty)), value.span.clone()).label(why))
+    };
+    match (&value.data, ty) {
+        (Data::Text(text), Ty::Name) => Name::new(text.as_str()).err().and_then(|e| wrong(e.rule)),
+        (Data::Text(text), Ty::Size) => Mib::parse(text).err().and_then(|e| wrong(e.rule)),
+        (Data::Text(text), Ty::Time) => seconds(text).err().and_then(|why| wrong(why.to_string())),
+        (Data::Text(text), Ty::Text) => {
+            if text.contains('\0') {
+                wrong("a NUL character".to_string())
+            } else {
+                None
+            }
+        }
+        (Data::Text(text), Ty::Choice(words)) => {
+            if words.contains(&text.as_str()) {
+                return None;
+            }
+            let problem = wrong("this is none of them".to_string())?;
+            Some(match did_you_mean(text, words.iter().copied()) {
+                Some(close) => problem.help(format!("did you mean \"{close}\"?")),
+                None => problem,
+            })
+        }
+        (Data::Int(number), Ty::Int(low, high)) => {
+            if (low..=high).contains(number) {
+                None
+            } else {
+                wrong(format!("{number} is out of bounds"))
+            }
+        }
+        (Data::Text(_), Ty::Int(..)) => wrong("this is text".to_string()),
+        (Data::Int(number), Ty::Size) => wrong(format!("{number} of what?")),
+        (Data::Int(_), Ty::Name | Ty::Text | Ty::Time | Ty::Choice(_)) => {
+            wrong("this is a number".to_string())
+        }
+        (
+            Data::Other(what),
+            Ty::Name | Ty::Text | Ty::Int(..) | Ty::Size | Ty::Time | Ty::Choice(_),
+        ) => wrong(format!("this is {what}")),
+    }
+}
+
+/// Seconds from `30s`, `5m` or `1h`: 1 to 3600.
+fn seconds(text: &str) -> Result<u32, &'static str> {
+    let (number, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u32 = number.parse().map_err(|_| "it does not start with a whole number")?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("the unit must be s, m or h"),
+    };
+    number
+        .checked_mul(factor)
+        .filter(|total| (1..=3600).contains(total))
+        .ok_or("it must be between 1s and 1h")
+}
+
+/// An argument or property by name.
+fn get<'a>(node: &'a Node, rule: &Rule, name: &str) -> Option<&'a Value> {
+    let at = rule.args.iter().position(|slot| slot.name == name);
+    at.and_then(|index| node.args.get(index)).or_else(|| node.prop(name))
+}
+
+/// The text of a value that was validated.
+fn text(value: &Value) -> String {
+    match &value.data {
+        Data::Text(text) => text.clone(),
+        Data::Int(_) | Data::Other(_) => unreachable!("validated as text"),
+    }
+}
+
+fn name_of(value: &Value) -> Name {
+    Name::new(text(value)).expect("validated as a name")
+}
+
+fn number(value: &Value) -> i128 {
+    match &value.data {
+        Data::Int(number) => *number,
+        Data::Text(_) | Data::Other(_) => unreachable!("validated as a number"),
+    }
+}
+
+/// The first argument of a child whose rule has exactly one, under either spelling.
+fn only<'a>(node: &'a Node, child: &str) -> Option<&'a Value> {
+    let child = node.child(child)?;
+    child.args.first().or_else(|| child.props.first().map(|(_, _, value)| value))
+}
+
+fn rest(node: &Node, child: &str) -> Vec<String> {
+    node.all(child).flat_map(|node| node.args.iter().map(text)).collect()
+}
+
+fn read(root: &Node, places: &mut Places, problems: &mut Vec<Problem>) -> Spec {
+    let mut spec = Spec { project: only(root, "project").map(name_of), ..Spec::default() };
+    for node in &root.children {
+        let Some(rule) = grammar::ROOT.child(&node.name).filter(|rule| rule.keyed) else {
+            continue;
+        };
+        let key = get(node, rule, "name").expect("validated as required");
+        let name = name_of(key);
+        let path = format!("{}/{name}", node.name);
+        if places.0.contains_key(&path) {
+            let message = format!("there are two {}s named \"{name}\"", node.name);
+            problems.push(
+                Problem::new(message, key.span.clone()).help("names are unique within a kind"),
+            );
+        }
+        places.put(path.clone(), &key.span);
+        for child in &node.children {
+            for value in child.args.iter().chain(child.props.iter().map(|(_, _, value)| value)) {
+                if let Data::Text(word) = &value.data {
+                    places.put(format!("{path}/{}/{word}", child.name), &value.span);
+                }
+                if let Data::Int(number) = &value.data {
+                    places.put(format!("{path}/{}/{number}", child.name), &value.span);
+                }
+            }
+            places.put(format!("{path}/{}", child.name), &child.span);
+        }
+        match node.name.as_str() {
+            "kernel" => drop(spec.kernels.insert(name, kernel(node, problems))),
+            "image" => drop(spec.images.insert(name, image(node, problems))),
+            "volume" => {
+                let size = Mib::parse(&text(get(node, rule, "size").expect("required")))
+                    .expect("validated");
+                spec.volumes.insert(name, VolumeSpec { size });
+            }
+            "sandbox" => drop(spec.sandboxes.insert(name, sandbox(node, rule, problems))),
+            other => unreachable!("the grammar has a kind \"{other}\" that is not read"),
+        }
+    }
+    spec
+}
+
+/// The suite that is used when none is named.
+const SUITE: &str = "bookworm";
+/// The kernel package that is used when none is named.
+const KERNEL: &str = "linux-image-cloud-amd64";
+
+fn missing_source(node: &Node, problems: &mut Vec<Problem>) {
+    let message = format!("this {} does not say what it is made from", node.name);
+    problems.push(Problem::new(message, node.span.clone()).help("give it a source: debian"));
+}
+
+fn kernel(node: &Node, problems: &mut Vec<Problem>) -> KernelSpec {
+    let debian = node.child("debian");
+    if debian.is_none() {
+        missing_source(node, problems);
+    }
+    let field = |name: &str| debian.and_then(|d| d.prop(name)).map(text);
+    let package = debian.and_then(|d| d.args.first()).map(text).or_else(|| field("package"));
+    KernelSpec {
+        source: KernelSource::Debian {
+            package: package.unwrap_or_else(|| KERNEL.to_string()),
+            suite: field("suite").unwrap_or_else(|| SUITE.to_string()),
+        },
+    }
+}
+
+fn image(node: &Node, problems: &mut Vec<Problem>) -> ImageSpec {
+    let debian = node.child("debian");
+    if debian.is_none() {
+        missing_source(node, problems);
+    }
+    let mut packages = debian.map(|debian| rest(debian, "packages")).unwrap_or_default();
+    packages.sort();
+    packages.dedup();
+    let suite = debian.and_then(|d| d.prop("suite")).map(text).unwrap_or_else(|| SUITE.to_string());
+    ImageSpec {
+        source: ImageSource::Debian(DebianImage { suite, packages }),
+        kernel: only(node, "kernel").map(name_of),
+    }
+}
+
+fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec {
+    let Some(image) = only(node, "image").map(name_of) else {
+        let problem = Problem::new("this sandbox has no image", node.span.clone());
+        problems.push(problem.help("add a line like: image \"debian-bookworm\""));
+        return SandboxSpec::new(Name::new("none").expect("a valid name"));
+    };
+    let mut spec = SandboxSpec::new(image);
+    let size = |name| only(node, name).map(|value| Mib::parse(&text(value)).expect("validated"));
+    spec.kernel = only(node, "kernel").map(name_of);
+    if let Some(value) = only(node, "cpus") {
+        spec.cpus = u8::try_from(number(value)).expect("validated");
+    }
+    spec.memory = size("memory").unwrap_or(spec.memory);
+    spec.disk = size("disk").unwrap_or(spec.disk);
+    spec.after = node.all("after").flat_map(|after| after.args.iter().map(name_of)).collect();
+    let mount = rule.child("volume").expect("in the grammar");
+    spec.volumes = node
+        .all("volume")
+        .map(|node| Mount {
+            volume: name_of(get(node, mount, "name").expect("required")),
+            at: text(get(node, mount, "at").expect("required")),
+        })
+        .collect();
+    for env in node.all("env") {
+        for (key, span, value) in &env.props {
+            if spec.env.insert(key.clone(), text(value)).is_some() {
+                problems.push(Problem::new(format!("\"{key}\" is given twice"), span.clone()));
+            }
+        }
+    }
+    let publish = rule.child("publish").expect("in the grammar");
+    spec.publish = node
+        .all("publish")
+        .map(|node| {
+            let port = |name| {
+                get(node, publish, name).map(|v| u16::try_from(number(v)).expect("validated"))
+            };
+            let host = port("host").expect("required");
+            Publish { host, guest: port("guest").unwrap_or(host) }
+        })
+        .collect();
+    spec.provision = rest(node, "provision");
+    spec.command = rest(node, "command");
+    spec.ready = node.child("ready").map(|ready| ReadySpec {
+        exec: rest(ready, "exec"),
+        timeout_secs: only(ready, "timeout").map_or(60, |v| seconds(&text(v)).expect("validated")),
+    });
+    let word = |name| only(node, name).map(text);
+    spec.restart = match word("restart").as_deref() {
+        Some("always") => Restart::Always,
+        Some("never") => Restart::Never,
+        _ => Restart::OnFailure,
+    };
+    spec.drift =
+        if word("drift").as_deref() == Some("report") { Drift::Report } else { Drift::Heal };
+    spec.mode =
+        if word("mode").as_deref() == Some("stopped") { Mode::Stopped } else { Mode::Running };
+    spec
+}

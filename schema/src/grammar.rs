@@ -1,0 +1,317 @@
+//! What may stand where in a Bangerfile. One table serves both languages, the checks, "did you mean" and the docs.
+//!
+//! **Architecture invariant:** every field says whether it touches the host (R-B1) and what a change of it costs.
+//! Nothing here can run a program on the host, read a file or name an address.
+
+/// What a change of a field costs a running sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// It is applied while the sandbox runs.
+    Live,
+    /// The sandbox is stopped and started; its disk stays.
+    Restart,
+    /// The sandbox's disk is made anew; volumes stay. Needs a yes.
+    Replace,
+}
+
+/// Whether a field has any effect outside banger's own folders and the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// None.
+    Inert,
+    /// It opens something on the host.
+    Host,
+}
+
+/// What a value must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ty {
+    /// A name: a DNS label.
+    Name,
+    /// Any text.
+    Text,
+    /// A whole number between these bounds.
+    Int(i128, i128),
+    /// A size with its unit.
+    Size,
+    /// A time in seconds or minutes with its unit.
+    Time,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+/// One argument or property.
+#[derive(Debug)]
+pub struct Slot {
+    /// Its name, which TOML writes and KDL shows in errors.
+    pub name: &'static str,
+    /// What it must be.
+    pub ty: Ty,
+    /// Whether it must be given.
+    pub required: bool,
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its name.
+    pub name: &'static str,
+    /// Arguments in order. Each may also be written as a property.
+    pub args: &'static [Slot],
+    /// Any number of further arguments of this type.
+    pub rest: Option<Ty>,
+    /// Properties.
+    pub props: &'static [Slot],
+    /// Whether any property is allowed, with a text as value.
+    pub open_props: bool,
+    /// Nodes below it.
+    pub children: &'static [Rule],
+    /// Whether it may stand more than once.
+    pub many: bool,
+    /// Whether TOML writes its first argument as a table's key.
+    pub keyed: bool,
+    /// What a change costs.
+    pub class: Class,
+    /// What it reaches.
+    pub reach: Reach,
+    /// One line for people.
+    pub doc: &'static str,
+}
+
+impl Rule {
+    /// The rule of a child.
+    pub fn child(&self, name: &str) -> Option<&'static Rule> {
+        self.children.iter().find(|rule| rule.name == name)
+    }
+
+    /// The argument or property of this name.
+    pub fn slot(&self, name: &str) -> Option<&'static Slot> {
+        self.args.iter().chain(self.props).find(|slot| slot.name == name)
+    }
+}
+
+const fn slot(name: &'static str, ty: Ty, required: bool) -> Slot {
+    Slot { name, ty, required }
+}
+
+const BASE: Rule = Rule {
+    name: "",
+    args: &[],
+    rest: None,
+    props: &[],
+    open_props: false,
+    children: &[],
+    many: false,
+    keyed: false,
+    class: Class::Live,
+    reach: Reach::Inert,
+    doc: "",
+};
+
+/// Stands in for a node that the grammar does not know, so that its own name is the only problem reported.
+pub(crate) const UNKNOWN: Rule = BASE;
+
+/// A node with exactly one argument.
+const fn one(name: &'static str, args: &'static [Slot], class: Class, doc: &'static str) -> Rule {
+    Rule { name, args, class, doc, ..BASE }
+}
+
+/// The largest number of processors.
+pub const MAX_CPUS: i128 = 32;
+
+const SUITE: Slot = slot("suite", Ty::Text, false);
+
+/// The whole file.
+pub static ROOT: Rule = Rule {
+    children: &[
+        one(
+            "project",
+            &[slot("name", Ty::Name, true)],
+            Class::Live,
+            "the project's name; the folder's if not given",
+        ),
+        KERNEL,
+        IMAGE,
+        Rule {
+            name: "volume",
+            args: &[slot("name", Ty::Name, true)],
+            props: &[slot("size", Ty::Size, true)],
+            many: true,
+            keyed: true,
+            doc: "a disk that outlives its sandbox",
+            ..BASE
+        },
+        SANDBOX,
+    ],
+    ..BASE
+};
+
+const KERNEL: Rule = Rule {
+    name: "kernel",
+    args: &[slot("name", Ty::Name, true)],
+    children: &[Rule {
+        name: "debian",
+        args: &[slot("package", Ty::Text, false)],
+        props: &[SUITE],
+        class: Class::Restart,
+        doc: "a kernel package of a Debian suite",
+        ..BASE
+    }],
+    many: true,
+    keyed: true,
+    class: Class::Restart,
+    doc: "a kernel for sandboxes to boot",
+    ..BASE
+};
+
+const IMAGE: Rule = Rule {
+    name: "image",
+    args: &[slot("name", Ty::Name, true)],
+    children: &[
+        Rule {
+            name: "debian",
+            props: &[SUITE],
+            children: &[Rule {
+                name: "packages",
+                rest: Some(Ty::Text),
+                many: true,
+                class: Class::Replace,
+                doc: "packages besides the minimal system",
+                ..BASE
+            }],
+            class: Class::Replace,
+            doc: "a minimal Debian with packages, built by mmdebstrap",
+            ..BASE
+        },
+        one(
+            "kernel",
+            &[slot("name", Ty::Name, true)],
+            Class::Restart,
+            "the kernel its sandboxes boot",
+        ),
+    ],
+    many: true,
+    keyed: true,
+    class: Class::Replace,
+    doc: "a root filesystem that sandboxes share",
+    ..BASE
+};
+
+const SANDBOX: Rule = Rule {
+    name: "sandbox",
+    args: &[slot("name", Ty::Name, true)],
+    children: &[
+        one("image", &[slot("name", Ty::Name, true)], Class::Replace, "its image"),
+        one(
+            "kernel",
+            &[slot("name", Ty::Name, true)],
+            Class::Restart,
+            "another kernel than its image's",
+        ),
+        one(
+            "cpus",
+            &[slot("count", Ty::Int(1, MAX_CPUS), true)],
+            Class::Restart,
+            "processors; 1 if not given",
+        ),
+        one(
+            "memory",
+            &[slot("size", Ty::Size, true)],
+            Class::Restart,
+            "memory; 512MiB if not given",
+        ),
+        one(
+            "disk",
+            &[slot("size", Ty::Size, true)],
+            Class::Restart,
+            "its own disk, which only grows; 10GiB if not given",
+        ),
+        Rule {
+            name: "after",
+            rest: Some(Ty::Name),
+            many: true,
+            doc: "sandboxes that must be ready before it starts",
+            ..BASE
+        },
+        Rule {
+            name: "volume",
+            args: &[slot("name", Ty::Name, true)],
+            props: &[slot("at", Ty::Text, true)],
+            many: true,
+            class: Class::Restart,
+            doc: "a volume and the folder where it is mounted",
+            ..BASE
+        },
+        Rule {
+            name: "env",
+            open_props: true,
+            many: true,
+            doc: "environment of its commands",
+            ..BASE
+        },
+        Rule {
+            name: "publish",
+            args: &[slot("host", Ty::Int(1024, 65535), true)],
+            props: &[slot("guest", Ty::Int(1, 65535), false)],
+            many: true,
+            reach: Reach::Host,
+            doc: "a port on the host's loopback that leads to a port in the guest",
+            ..BASE
+        },
+        Rule {
+            name: "provision",
+            rest: Some(Ty::Text),
+            many: true,
+            doc: "shell lines that run once in the guest before it is ready",
+            ..BASE
+        },
+        Rule {
+            name: "command",
+            rest: Some(Ty::Text),
+            doc: "its service, when the image has no init",
+            class: Class::Restart,
+            ..BASE
+        },
+        Rule {
+            name: "ready",
+            children: &[
+                Rule {
+                    name: "exec",
+                    rest: Some(Ty::Text),
+                    doc: "a command that succeeds when it is ready",
+                    ..BASE
+                },
+                one(
+                    "timeout",
+                    &[slot("time", Ty::Time, true)],
+                    Class::Live,
+                    "when to give up; 60s if not given",
+                ),
+            ],
+            doc: "when it counts as ready",
+            ..BASE
+        },
+        one(
+            "restart",
+            &[slot("policy", Ty::Choice(&["always", "on-failure", "never"]), true)],
+            Class::Live,
+            "what to do when it ends; on-failure if not given",
+        ),
+        one(
+            "drift",
+            &[slot("policy", Ty::Choice(&["heal", "report"]), true)],
+            Class::Live,
+            "what to do when it is not as it should be; heal if not given",
+        ),
+        one(
+            "mode",
+            &[slot("state", Ty::Choice(&["running", "stopped"]), true)],
+            Class::Live,
+            "whether it runs; running if not given",
+        ),
+    ],
+    many: true,
+    keyed: true,
+    doc: "a microVM",
+    ..BASE
+};

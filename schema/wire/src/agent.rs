@@ -1,0 +1,231 @@
+//! What the host and the guest's agent say to each other, one connection per conversation.
+//!
+//! The host opens a vsock stream to [`PORT`] and sends one [`Request`] as a control frame. What follows
+//! depends on it. Every byte from the guest is hostile: an answer is a claim about that one guest (R-G7).
+
+use crate::id::Generation;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The vsock port that the agent listens on in the guest.
+pub const PORT: u32 = 1024;
+
+/// The first frame of a conversation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Answered by [`Reply::State`] now and at every change, and every [`HEARTBEAT_SECS`] seconds.
+    Watch,
+    /// Become this sandbox. Idempotent per generation. Answered by `Done` or `Failed`.
+    Identify(Box<Identity>),
+    /// Run a command. Answered by `Started`, stream frames, then `Exit`; or by `Failed`.
+    Exec(Exec),
+    /// Carry raw bytes to a TCP port on the guest's loopback. Answered by `Done`, then unframed bytes.
+    Forward {
+        /// The port in the guest.
+        port: u16,
+    },
+    /// Stop everything, sync, unmount, power off. Answered by `Done` when no write can be lost any more.
+    Shutdown,
+    /// In a builder guest: unpack the tar archive on the first disk onto the second.
+    /// Answered by `Progress`, then `Done` or `Failed`.
+    Build {
+        /// Bytes of the archive on the first disk.
+        archive_bytes: u64,
+    },
+}
+
+/// Seconds between two states when nothing changes.
+pub const HEARTBEAT_SECS: u64 = 5;
+
+/// What the agent answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    /// How the guest is.
+    State(GuestState),
+    /// The request was carried out.
+    Done,
+    /// The request was not carried out.
+    Failed {
+        /// What failed, for a person.
+        message: String,
+    },
+    /// A command started.
+    Started,
+    /// A command ended. A signal counts as 128 plus its number.
+    Exit {
+        /// 0 to 255.
+        code: i32,
+    },
+    /// How far a long request is.
+    Progress {
+        /// Bytes done.
+        done: u64,
+    },
+}
+
+/// What the host may send after an [`Request::Exec`], besides stdin frames.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Control {
+    /// The terminal has a new size.
+    Resize {
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+    /// Send a signal to the command's process group.
+    Signal {
+        /// Which.
+        signal: Signal,
+    },
+}
+
+/// The signals that can be forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Signal {
+    /// Hang-up.
+    Hup,
+    /// Interrupt.
+    Int,
+    /// Quit.
+    Quit,
+    /// Terminate.
+    Term,
+    /// Kill.
+    Kill,
+    /// User signal 1.
+    Usr1,
+    /// User signal 2.
+    Usr2,
+}
+
+/// Everything that makes a waiting guest a particular sandbox. Secrets belong here and nowhere else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The generation of desired state that this is.
+    pub generation: Generation,
+    /// The guest's host name.
+    pub hostname: String,
+    /// The environment of every command in the sandbox.
+    pub env: BTreeMap<String, String>,
+    /// Where the volumes go. The first volume is the third disk.
+    pub volumes: Vec<String>,
+    /// Shell lines that run once per disk, in order, before the sandbox counts as ready.
+    pub provision: Vec<String>,
+    /// A digest of `provision`, which marks a disk as provisioned.
+    pub provision_digest: String,
+    /// The command that runs as the sandbox's service when the image has no init.
+    pub command: Vec<String>,
+    /// What must succeed before the sandbox counts as ready.
+    pub ready: Option<ReadyProbe>,
+    /// The host's clock, in nanoseconds since 1970.
+    pub clock_ns: u64,
+    /// 32 random bytes in hex for the guest's entropy pool.
+    pub entropy: String,
+}
+
+/// A command that tells whether a sandbox is ready. It is repeated until it succeeds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadyProbe {
+    /// The command and its arguments.
+    pub exec: Vec<String>,
+    /// Seconds until the sandbox counts as failed.
+    pub timeout_secs: u32,
+}
+
+/// A command to run in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// The command and its arguments. Not empty.
+    pub argv: Vec<String>,
+    /// Added to the sandbox's environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The working folder; the user's home when it is not given.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// A user name or number; root when it is not given.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// A terminal of this size instead of pipes.
+    #[serde(default)]
+    pub tty: Option<Tty>,
+}
+
+/// A terminal for a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tty {
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub cols: u16,
+    /// The value of `TERM`.
+    pub term: String,
+}
+
+/// How a guest says that it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestState {
+    /// The agent's version.
+    pub version: String,
+    /// The kernel's boot id: another one means another boot.
+    pub boot_id: String,
+    /// The generation of the identity it has. 0 while it waits for one.
+    pub generation: Generation,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Why, when the phase needs a reason.
+    pub detail: String,
+}
+
+/// Where a guest stands between its boot and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// It waits for its identity.
+    Waiting,
+    /// It takes on its identity.
+    Identifying,
+    /// Its provision commands run.
+    Provisioning,
+    /// Its ready probe has not succeeded yet.
+    Probing,
+    /// It is ready.
+    Ready,
+    /// Something that it was told to do failed; `detail` says what.
+    Failed,
+    /// It is shutting down.
+    Leaving,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Old bytes must still decode: both sides may be one patch version apart.
+    #[test]
+    fn golden_messages() {
+        let exec = Request::Exec(Exec { argv: vec!["true".into()], ..Exec::default() });
+        let text = serde_json::to_string(&exec).expect("encodes");
+        assert_eq!(
+            text,
+            r#"{"do":"exec","argv":["true"],"env":{},"cwd":null,"user":null,"tty":null}"#
+        );
+        let old = r#"{"do":"exec","argv":["true"]}"#;
+        assert_eq!(serde_json::from_str::<Request>(old).expect("decodes"), exec);
+        let state = r#"{"is":"state","version":"0.1.0","boot_id":"b","generation":3,"phase":"ready","detail":""}"#;
+        let reply: Reply = serde_json::from_str(state).expect("decodes");
+        assert_eq!(serde_json::to_string(&reply).expect("encodes"), state);
+        assert!(serde_json::from_str::<Request>(r#"{"do":"exec","argv":[],"path":"/"}"#).is_err());
+        assert!(serde_json::from_str::<Request>(r#"{"do":"format-host"}"#).is_err());
+    }
+}
