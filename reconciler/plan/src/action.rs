@@ -1,0 +1,215 @@
+//! One driver call with one effect, carrying only the data it needs. It prints as one line.
+
+use crate::boot::Boot;
+use banger_schema::spec::{ImageSource, KernelSource};
+use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
+use banger_wire::size::Mib;
+use std::fmt;
+
+/// What can be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Fetch and store a kernel.
+    BuildKernel {
+        /// Its recipe.
+        recipe: Digest,
+        /// What it is made from.
+        source: KernelSource,
+    },
+    /// Remove a stored kernel.
+    RemoveKernel {
+        /// Its recipe.
+        recipe: Digest,
+    },
+    /// Build and store an image.
+    BuildImage {
+        /// Its recipe.
+        recipe: Digest,
+        /// What it is made from.
+        source: ImageSource,
+        /// The recipe of the kernel of the guest that may be needed to build it.
+        builder: Digest,
+    },
+    /// Remove a stored image.
+    RemoveImage {
+        /// Its recipe.
+        recipe: Digest,
+    },
+    /// Make a volume's disk.
+    CreateVolume {
+        /// Whose.
+        volume: VolumeId,
+        /// Its size.
+        size: Mib,
+    },
+    /// Make a volume's disk larger.
+    GrowVolume {
+        /// Whose.
+        volume: VolumeId,
+        /// From.
+        from: Mib,
+        /// To.
+        size: Mib,
+    },
+    /// Destroy a volume's disk.
+    RemoveVolume {
+        /// Whose.
+        volume: VolumeId,
+    },
+    /// Make a sandbox's own disk.
+    CreateDisk {
+        /// Whose.
+        sandbox: SandboxId,
+        /// Its size.
+        size: Mib,
+        /// The recipe of the image below it.
+        recipe: Digest,
+        /// The content of the image below it; the recipe's current one when it is not built yet.
+        content: Option<Digest>,
+    },
+    /// Make a sandbox's own disk larger.
+    GrowDisk {
+        /// Whose.
+        sandbox: SandboxId,
+        /// From.
+        from: Mib,
+        /// To.
+        size: Mib,
+    },
+    /// Destroy a sandbox's own disk.
+    RemoveDisk {
+        /// Whose.
+        sandbox: SandboxId,
+        /// Whether anybody would miss it.
+        ephemeral: bool,
+    },
+    /// Start the processes. The run's record is written first.
+    StartVmm {
+        /// With what. `None` in a plan whose image or kernel is not built yet.
+        boot: Option<Box<Boot>>,
+        /// Whose.
+        sandbox: SandboxId,
+        /// Processors, for people.
+        cpus: u8,
+        /// Memory, for people.
+        memory: Mib,
+    },
+    /// Ask the guest to stop its services, sync and power off. Best effort: the next action makes sure.
+    ShutdownGuest {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// End the processes: wait, then TERM, then KILL. They are gone afterwards.
+    StopVmm {
+        /// Whose.
+        sandbox: SandboxId,
+        /// Do not wait for the guest.
+        kill: bool,
+    },
+    /// Remove the folder of a run.
+    RemoveRun {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// Give the guest its identity, or a newer one.
+    Identify {
+        /// Whose.
+        sandbox: SandboxId,
+        /// Which.
+        generation: Generation,
+    },
+    /// Open a port on the host's loopback that leads into the guest.
+    Publish {
+        /// Whose.
+        sandbox: SandboxId,
+        /// The host's port.
+        host: u16,
+        /// The guest's port.
+        guest: u16,
+    },
+    /// Close such a port.
+    Unpublish {
+        /// Whose.
+        sandbox: SandboxId,
+        /// The host's port.
+        host: u16,
+    },
+}
+
+impl Action {
+    /// Whether it destroys data that somebody might miss.
+    pub fn destroys(&self) -> bool {
+        match self {
+            Action::RemoveVolume { .. } => true,
+            Action::RemoveDisk { ephemeral, .. } => !ephemeral,
+            Action::BuildKernel { .. }
+            | Action::RemoveKernel { .. }
+            | Action::BuildImage { .. }
+            | Action::RemoveImage { .. }
+            | Action::CreateVolume { .. }
+            | Action::GrowVolume { .. }
+            | Action::CreateDisk { .. }
+            | Action::GrowDisk { .. }
+            | Action::StartVmm { .. }
+            | Action::ShutdownGuest { .. }
+            | Action::StopVmm { .. }
+            | Action::RemoveRun { .. }
+            | Action::Identify { .. }
+            | Action::Publish { .. }
+            | Action::Unpublish { .. } => false,
+        }
+    }
+
+    /// `+` makes, `-` removes, `~` changes.
+    pub fn sign(&self) -> char {
+        match self {
+            Action::BuildKernel { .. }
+            | Action::BuildImage { .. }
+            | Action::CreateVolume { .. }
+            | Action::CreateDisk { .. }
+            | Action::StartVmm { .. }
+            | Action::Publish { .. } => '+',
+            Action::RemoveKernel { .. }
+            | Action::RemoveImage { .. }
+            | Action::RemoveVolume { .. }
+            | Action::RemoveDisk { .. }
+            | Action::ShutdownGuest { .. }
+            | Action::StopVmm { .. }
+            | Action::RemoveRun { .. }
+            | Action::Unpublish { .. } => '-',
+            Action::GrowVolume { .. } | Action::GrowDisk { .. } | Action::Identify { .. } => '~',
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::BuildKernel { source, .. } => {
+                write!(f, "fetch {}", crate::recipe::describe_kernel(source))
+            }
+            Action::BuildImage { source, .. } => {
+                write!(f, "build {}", crate::recipe::describe_image(source))
+            }
+            Action::RemoveKernel { .. } | Action::RemoveImage { .. } => f.write_str("remove"),
+            Action::CreateVolume { size, .. } => write!(f, "create {size}"),
+            Action::GrowVolume { from, size, .. } => write!(f, "grow {from} → {size}"),
+            Action::RemoveVolume { .. } => f.write_str("destroy with its data"),
+            Action::CreateDisk { size, .. } => write!(f, "create disk {size}"),
+            Action::GrowDisk { from, size, .. } => write!(f, "grow disk {from} → {size}"),
+            Action::RemoveDisk { .. } => f.write_str("destroy disk with its data"),
+            Action::StartVmm { cpus, memory, .. } => {
+                write!(f, "start with {cpus} cpu{}, {memory}", if *cpus == 1 { "" } else { "s" })
+            }
+            Action::ShutdownGuest { .. } => f.write_str("shut down guest"),
+            Action::StopVmm { kill: true, .. } => f.write_str("kill"),
+            Action::StopVmm { kill: false, .. } => f.write_str("stop"),
+            Action::RemoveRun { .. } => f.write_str("clean up run"),
+            Action::Identify { generation, .. } => {
+                write!(f, "identify as generation {}", generation.0)
+            }
+            Action::Publish { host, guest, .. } => write!(f, "publish 127.0.0.1:{host} → {guest}"),
+            Action::Unpublish { host, .. } => write!(f, "close 127.0.0.1:{host}"),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What was seen. Made by *observe*, once per pass; planning sees nothing else.
+
+use crate::boot::Boot;
+use banger_wire::agent::GuestState;
+use banger_wire::id::{Digest, SandboxId, VolumeId};
+use banger_wire::size::Mib;
+use std::collections::BTreeMap;
+
+/// One fact. Nothing is destroyed or made anew on [`Seen::Unknown`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen<T> {
+    /// It is not there.
+    Absent,
+    /// It is there, like this.
+    Present(T),
+    /// It could not be told, and why.
+    Unknown(String),
+}
+
+impl<T> Seen<T> {
+    /// The fact, when it is there.
+    pub fn present(&self) -> Option<&T> {
+        match self {
+            Seen::Present(fact) => Some(fact),
+            Seen::Absent | Seen::Unknown(_) => None,
+        }
+    }
+
+    /// Whether it certainly is not there.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Seen::Absent)
+    }
+
+    /// Why it could not be told.
+    pub fn unknown(&self) -> Option<&str> {
+        match self {
+            Seen::Unknown(why) => Some(why),
+            Seen::Absent | Seen::Present(_) => None,
+        }
+    }
+}
+
+/// What was seen of this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Actual {
+    /// Kernels by recipe. One that is not in here was not asked for.
+    pub kernels: BTreeMap<Digest, Seen<ArtifactFact>>,
+    /// Images by recipe.
+    pub images: BTreeMap<Digest, Seen<ArtifactFact>>,
+    /// Volumes.
+    pub volumes: BTreeMap<VolumeId, Seen<VolumeFact>>,
+    /// Sandboxes.
+    pub sandboxes: BTreeMap<SandboxId, SandboxFact>,
+    /// Things in our folders that nothing desired accounts for. They are left alone.
+    pub foreign: Vec<String>,
+}
+
+/// A kernel or image that is built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactFact {
+    /// The digest of its content.
+    pub content: Digest,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// More facts for people, `name: value`.
+    pub details: Vec<String>,
+}
+
+/// A volume's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VolumeFact {
+    /// Its size.
+    pub size: Mib,
+}
+
+/// Everything that was seen of one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxFact {
+    /// Its own disk.
+    pub disk: Seen<DiskFact>,
+    /// Its processes.
+    pub vmm: Seen<VmmFact>,
+    /// The folder of its current or last run.
+    pub run: Seen<RunFact>,
+    /// What its guest says. Absent while it does not answer.
+    pub guest: Seen<GuestState>,
+    /// Host ports that lead into it, with the guest's port.
+    pub ports: BTreeMap<u16, u16>,
+    /// Whether a cgroup of its own exists.
+    pub cgroup: bool,
+}
+
+impl SandboxFact {
+    /// Nothing of it is there.
+    pub fn absent() -> Self {
+        Self {
+            disk: Seen::Absent,
+            vmm: Seen::Absent,
+            run: Seen::Absent,
+            guest: Seen::Absent,
+            ports: BTreeMap::new(),
+            cgroup: false,
+        }
+    }
+
+    /// Whether nothing of it is there any more, so that its numbers can be used again.
+    pub fn is_gone(&self) -> bool {
+        self.disk.is_absent()
+            && self.vmm.is_absent()
+            && self.run.is_absent()
+            && self.ports.is_empty()
+            && !self.cgroup
+    }
+}
+
+/// A sandbox's own disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskFact {
+    /// Its size.
+    pub size: Mib,
+    /// The recipe of the image that it lies above.
+    pub recipe: Digest,
+    /// The content of the image that it lies above.
+    pub content: Digest,
+}
+
+/// A sandbox's processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmmFact {
+    /// The key of the [`Boot`] that it was started with.
+    pub boot: String,
+    /// Seconds since it started, by the kernel's clock.
+    pub uptime_secs: u64,
+    /// Whether all of its processes are there.
+    pub whole: bool,
+    /// Which VMM, for people.
+    pub backend: String,
+}
+
+/// The folder of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFact {
+    /// What was started, when the record is readable.
+    pub boot: Option<Boot>,
+    /// Whether the guest said goodbye before it ended.
+    pub left: bool,
+}

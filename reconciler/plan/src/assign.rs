@@ -1,0 +1,235 @@
+//! Spec to Desired: every choice is made here, once, and stored before any effect.
+//!
+//! Numbers of a sandbox that should go stay taken until it was seen gone ([`forget`]).
+
+use crate::actual::Actual;
+use crate::desired::{
+    ArtifactLife, Desired, DesiredImage, DesiredKernel, DesiredSandbox, DesiredVolume, Life,
+};
+use crate::recipe;
+use banger_schema::catalog;
+use banger_schema::spec::{SandboxSpec, Spec};
+use banger_wire::id::{Cid, Digest, Generation, Name, SandboxId, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Gives a project a spec: what is not in it any more should go.
+///
+/// `consent` allows this change to destroy disks. The spec must have passed
+/// [`check`](banger_schema::check::check); names that it leaves undeclared come from the catalog.
+pub fn assign(previous: &Desired, project: &Name, spec: &Spec, consent: bool) -> Desired {
+    let mut next = previous.clone();
+    let empty = spec.sandboxes.is_empty()
+        && spec.volumes.is_empty()
+        && spec.images.is_empty()
+        && spec.kernels.is_empty();
+    if empty {
+        next.projects.remove(project);
+    } else {
+        next.projects.insert(project.clone(), spec.clone());
+    }
+    assign_volumes(&mut next, project, spec);
+    for sandbox in next.sandboxes.values_mut() {
+        if sandbox.project == *project && !spec.sandboxes.contains_key(&sandbox.name) {
+            sandbox.life = Life::Removed;
+        }
+    }
+    for (name, sandbox) in &spec.sandboxes {
+        assign_sandbox(&mut next, project, name, spec, sandbox, consent);
+    }
+    assign_artifacts(&mut next);
+    next
+}
+
+fn assign_volumes(next: &mut Desired, project: &Name, spec: &Spec) {
+    for volume in next.volumes.values_mut().filter(|volume| volume.project == *project) {
+        if !spec.volumes.contains_key(&volume.name) {
+            volume.life = Life::Removed;
+        }
+    }
+    for (name, volume) in &spec.volumes {
+        let found = next.volumes.values_mut().find(|known| {
+            known.project == *project && known.name == *name && known.life == Life::Wanted
+        });
+        match found {
+            // A volume never shrinks: its data might not fit.
+            Some(known) => known.size = known.size.max(volume.size),
+            None => {
+                let id = VolumeId::from_bits(bits(next, project, name));
+                let (project, name, size) = (project.clone(), name.clone(), volume.size);
+                next.volumes.insert(id, DesiredVolume { project, name, size, life: Life::Wanted });
+            }
+        }
+    }
+}
+
+/// 128 bits that no other thing of this installation ever had.
+fn bits(next: &mut Desired, project: &Name, name: &Name) -> u128 {
+    next.serial += 1;
+    let digest = recipe::digest(&("id", &next.install, next.serial, project, name));
+    u128::from_str_radix(&digest.as_str()[..32], 16).expect("hex digits")
+}
+
+fn assign_sandbox(
+    next: &mut Desired,
+    project: &Name,
+    name: &Name,
+    spec: &Spec,
+    sandbox: &SandboxSpec,
+    consent: bool,
+) {
+    let image = catalog::image(spec, &sandbox.image).expect("the spec was checked");
+    let default_kernel = Name::new(catalog::DEFAULT_KERNEL).expect("a valid name");
+    let kernel = sandbox.kernel.as_ref().or(image.kernel.as_ref()).unwrap_or(&default_kernel);
+    let kernel = catalog::kernel(spec, kernel).expect("the spec was checked");
+    let volume_of = |volume: &Name| {
+        let mut of_project = next.volumes.iter().filter(|(_, v)| v.project == *project);
+        let found = of_project.find(|(_, v)| v.name == *volume && v.life == Life::Wanted);
+        found.map(|(id, _)| id.clone()).expect("the spec was checked")
+    };
+    let volumes: Vec<VolumeId> = sandbox.volumes.iter().map(|m| volume_of(&m.volume)).collect();
+    let (image, kernel) = (recipe::image(&image.source), recipe::kernel(&kernel.source));
+    let mut spec = sandbox.clone();
+    let known = next.sandbox(project, name).map(|known| known.id.clone());
+    if let Some(known) = known.and_then(|id| next.sandboxes.get_mut(&id)) {
+        // A disk never shrinks, and a restart that was asked for by command is not undone by the file.
+        spec.disk = if known.image == image { spec.disk.max(known.spec.disk) } else { spec.disk };
+        spec.restarts = spec.restarts.max(known.spec.restarts);
+        let after = DesiredSandbox { image, kernel, volumes, spec, ..known.clone() };
+        if after != *known {
+            let generation = Generation(known.generation.0 + 1);
+            *known = DesiredSandbox { generation, consent, ..after };
+        } else if consent {
+            known.consent = true;
+        }
+        return;
+    }
+    let id = SandboxId::from_bits(bits(next, project, name));
+    let assigned = DesiredSandbox {
+        id: id.clone(),
+        project: project.clone(),
+        name: name.clone(),
+        generation: Generation(1),
+        life: Life::Wanted,
+        consent,
+        ephemeral: false,
+        cid: free_cid(next),
+        image,
+        kernel,
+        volumes,
+        spec,
+    };
+    next.sandboxes.insert(id, assigned);
+}
+
+/// The lowest context id that no sandbox has, wanted or not yet gone.
+fn free_cid(next: &Desired) -> Cid {
+    let taken: BTreeSet<u32> = next.sandboxes.values().map(|s| s.cid.get()).collect();
+    let free = (Cid::FIRST..u32::MAX).find(|cid| !taken.contains(cid));
+    Cid::new(free.expect("fewer sandboxes than context ids")).expect("above the reserved ones")
+}
+
+/// Works out which kernels and images are wanted, over all projects.
+fn assign_artifacts(next: &mut Desired) {
+    let default_kernel = Name::new(catalog::DEFAULT_KERNEL).expect("a valid name");
+    let mut kernels = BTreeMap::new();
+    let mut images: BTreeMap<Digest, (_, Digest)> = BTreeMap::new();
+    for spec in next.projects.values() {
+        for kernel in spec.kernels.values() {
+            kernels.insert(recipe::kernel(&kernel.source), kernel.source.clone());
+        }
+        let used = spec.sandboxes.values().map(|sandbox| &sandbox.image);
+        for name in spec.images.keys().chain(used) {
+            let image = catalog::image(spec, name).expect("the spec was checked");
+            let builder = image.kernel.as_ref().unwrap_or(&default_kernel);
+            let builder = catalog::kernel(spec, builder).expect("the spec was checked");
+            let digest = recipe::kernel(&builder.source);
+            kernels.insert(digest.clone(), builder.source.clone());
+            let entry = (image.source.clone(), digest);
+            images.entry(recipe::image(&image.source)).or_insert(entry);
+        }
+        for name in spec.sandboxes.values().filter_map(|sandbox| sandbox.kernel.as_ref()) {
+            let kernel = catalog::kernel(spec, name).expect("the spec was checked");
+            kernels.insert(recipe::kernel(&kernel.source), kernel.source.clone());
+        }
+    }
+    let used: BTreeSet<&Digest> =
+        next.sandboxes.values().flat_map(|s| [&s.image, &s.kernel]).collect();
+    for (digest, kernel) in &mut next.kernels {
+        if !kernels.contains_key(digest)
+            && !used.contains(digest)
+            && kernel.life != ArtifactLife::Removed
+        {
+            kernel.life = ArtifactLife::Cached;
+        }
+    }
+    for (digest, image) in &mut next.images {
+        if !images.contains_key(digest)
+            && !used.contains(digest)
+            && image.life != ArtifactLife::Removed
+        {
+            image.life = ArtifactLife::Cached;
+        }
+    }
+    for (digest, source) in kernels {
+        next.kernels.insert(digest, DesiredKernel { source, life: ArtifactLife::Wanted });
+    }
+    for (digest, (source, builder)) in images {
+        next.images.insert(digest, DesiredImage { source, builder, life: ArtifactLife::Wanted });
+    }
+}
+
+/// Drops what should go and was seen gone, which frees its numbers. `None` when there is nothing to drop.
+pub fn forget(desired: &Desired, actual: &Actual) -> Option<Desired> {
+    let mut next = desired.clone();
+    next.sandboxes.retain(|id, sandbox| {
+        let gone = actual.sandboxes.get(id).is_some_and(crate::actual::SandboxFact::is_gone);
+        sandbox.life == Life::Wanted || !gone
+    });
+    next.volumes.retain(|id, volume| {
+        let gone = actual.volumes.get(id).is_some_and(crate::Seen::is_absent);
+        volume.life == Life::Wanted || !gone
+    });
+    next.kernels.retain(|digest, kernel| {
+        let gone = actual.kernels.get(digest).is_some_and(crate::Seen::is_absent);
+        kernel.life == ArtifactLife::Wanted || !gone
+    });
+    next.images.retain(|digest, image| {
+        let gone = actual.images.get(digest).is_some_and(crate::Seen::is_absent);
+        image.life == ArtifactLife::Wanted || !gone
+    });
+    (next != *desired).then_some(next)
+}
+
+/// Marks a sandbox as living only as long as a client's connection.
+pub fn mark_ephemeral(desired: &mut Desired, project: &Name, name: &Name) {
+    let id = desired.sandbox(project, name).map(|sandbox| sandbox.id.clone());
+    if let Some(sandbox) = id.and_then(|id| desired.sandboxes.get_mut(&id)) {
+        sandbox.ephemeral = true;
+    }
+}
+
+/// Removes one sandbox from its project, by command or because its connection is gone.
+pub fn remove_sandbox(desired: &Desired, project: &Name, name: &Name) -> Desired {
+    let mut spec = desired.projects.get(project).cloned().unwrap_or_default();
+    spec.sandboxes.remove(name);
+    for other in spec.sandboxes.values_mut() {
+        other.after.remove(name);
+    }
+    assign(desired, project, &spec, true)
+}
+
+/// Removes every sandbox whose connection cannot be there any more, because the daemon is new.
+pub fn drop_ephemeral(desired: &Desired) -> Option<Desired> {
+    let stale = |s: &&DesiredSandbox| s.ephemeral && s.life == Life::Wanted;
+    let stale: Vec<(Name, Name)> = desired
+        .sandboxes
+        .values()
+        .filter(stale)
+        .map(|s| (s.project.clone(), s.name.clone()))
+        .collect();
+    (!stale.is_empty()).then(|| {
+        stale
+            .iter()
+            .fold(desired.clone(), |next, (project, name)| remove_sandbox(&next, project, name))
+    })
+}

@@ -1,0 +1,89 @@
+//! What a VMM is started with. A change of any of it means stop and start.
+
+use crate::desired::DesiredSandbox;
+use crate::recipe;
+use banger_wire::id::{Cid, Digest, SandboxId, VolumeId};
+use banger_wire::size::Mib;
+use serde::{Deserialize, Serialize};
+
+/// Everything that is fixed for as long as a VMM runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boot {
+    /// Whose.
+    pub sandbox: SandboxId,
+    /// The content of the kernel.
+    pub kernel: Digest,
+    /// The recipe of the image that the disk lies above.
+    pub recipe: Digest,
+    /// The content of that image.
+    pub image: Digest,
+    /// Processors.
+    pub cpus: u8,
+    /// Memory.
+    pub memory: Mib,
+    /// The size of its own disk.
+    pub disk: Mib,
+    /// Volumes in the order of their devices, and where they are mounted.
+    pub volumes: Vec<(VolumeId, String)>,
+    /// The service of an image without init.
+    pub command: Vec<String>,
+    /// Its vsock address.
+    pub cid: Cid,
+    /// How often it was asked to restart.
+    pub restarts: u32,
+}
+
+impl Boot {
+    /// What a sandbox should be started with, above these contents.
+    pub fn of(desired: &DesiredSandbox, kernel: &Digest, image: &Digest) -> Self {
+        let spec = &desired.spec;
+        let at = spec.volumes.iter().map(|mount| mount.at.clone());
+        Self {
+            sandbox: desired.id.clone(),
+            kernel: kernel.clone(),
+            recipe: desired.image.clone(),
+            image: image.clone(),
+            cpus: spec.cpus,
+            memory: spec.memory,
+            disk: spec.disk,
+            volumes: desired.volumes.iter().cloned().zip(at).collect(),
+            command: spec.command.clone(),
+            cid: desired.cid,
+            restarts: spec.restarts,
+        }
+    }
+
+    /// Identifies it in the environment of the processes: 16 hex digits.
+    pub fn key(&self) -> String {
+        recipe::digest(self).as_str()[..16].to_string()
+    }
+
+    /// What differs, one line each, from a running one to the wanted one.
+    pub fn differences(running: &Boot, wanted: &Boot) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut differ = |name: &str, old: String, new: String| {
+            if old != new {
+                lines.push(format!("{name} {old} → {new} (restart)"));
+            }
+        };
+        differ("cpus", running.cpus.to_string(), wanted.cpus.to_string());
+        differ("memory", running.memory.to_string(), wanted.memory.to_string());
+        differ("disk", running.disk.to_string(), wanted.disk.to_string());
+        differ("kernel", running.kernel.short().into(), wanted.kernel.short().into());
+        differ("volumes", volumes(running), volumes(wanted));
+        differ("command", running.command.join(" "), wanted.command.join(" "));
+        if running.restarts != wanted.restarts {
+            lines.push("restart was asked for".to_string());
+        }
+        if lines.is_empty() && running != wanted {
+            lines.push("it was started otherwise (restart)".to_string());
+        }
+        lines
+    }
+}
+
+fn volumes(boot: &Boot) -> String {
+    let at: Vec<&str> = boot.volumes.iter().map(|(_, at)| at.as_str()).collect();
+    if at.is_empty() { "none".to_string() } else { at.join(", ") }
+}

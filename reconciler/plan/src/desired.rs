@@ -1,0 +1,219 @@
+//! What should exist on this host: every project's spec plus every choice that was made for it.
+//!
+//! This is what the store keeps. It holds intent only, never a fact.
+
+use banger_schema::Spec;
+use banger_schema::spec::{ImageSource, KernelSource, SandboxSpec};
+use banger_wire::id::{Cid, Digest, Generation, InstallId, Name, SandboxId, VolumeId};
+use banger_wire::size::Mib;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Everything that should exist on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// This installation.
+    pub install: InstallId,
+    /// How many sandboxes and volumes were ever assigned: makes ids that are never reused.
+    pub serial: u64,
+    /// What each project says.
+    pub projects: BTreeMap<Name, Spec>,
+    /// Kernels by the digest of their recipe.
+    pub kernels: BTreeMap<Digest, DesiredKernel>,
+    /// Images by the digest of their recipe.
+    pub images: BTreeMap<Digest, DesiredImage>,
+    /// Volumes.
+    pub volumes: BTreeMap<VolumeId, DesiredVolume>,
+    /// Sandboxes. One that should go stays here until it was seen gone, and keeps its numbers till then.
+    pub sandboxes: BTreeMap<SandboxId, DesiredSandbox>,
+}
+
+impl Desired {
+    /// Nothing, on this installation.
+    pub fn empty(install: InstallId) -> Self {
+        Self {
+            install,
+            serial: 0,
+            projects: BTreeMap::new(),
+            kernels: BTreeMap::new(),
+            images: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+        }
+    }
+
+    /// The wanted sandbox of this project and name.
+    pub fn sandbox(&self, project: &Name, name: &Name) -> Option<&DesiredSandbox> {
+        self.sandboxes
+            .values()
+            .find(|s| s.life == Life::Wanted && s.project == *project && s.name == *name)
+    }
+
+    /// Whether there is nothing that the loop would have to keep true.
+    pub fn is_idle(&self) -> bool {
+        self.sandboxes.is_empty()
+            && self.volumes.values().all(|volume| volume.life == Life::Wanted)
+            && !self.kernels.values().any(|kernel| kernel.life == ArtifactLife::Removed)
+            && !self.images.values().any(|image| image.life == ArtifactLife::Removed)
+    }
+}
+
+/// Whether a thing should be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Life {
+    /// It should.
+    Wanted,
+    /// It should go.
+    Removed,
+}
+
+/// Whether a built thing should be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArtifactLife {
+    /// A project declares or uses it.
+    Wanted,
+    /// Nobody does any more; it may stay as a cache.
+    Cached,
+    /// It should go.
+    Removed,
+}
+
+/// A kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredKernel {
+    /// What it is made from.
+    pub source: KernelSource,
+    /// Whether it should be there.
+    pub life: ArtifactLife,
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredImage {
+    /// What it is made from.
+    pub source: ImageSource,
+    /// The kernel of the guest that builds it, where the host cannot write the filesystem itself.
+    pub builder: Digest,
+    /// Whether it should be there.
+    pub life: ArtifactLife,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredVolume {
+    /// Its project.
+    pub project: Name,
+    /// Its name.
+    pub name: Name,
+    /// Its size.
+    pub size: Mib,
+    /// Whether it should be there.
+    pub life: Life,
+}
+
+/// A sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredSandbox {
+    /// Its identity.
+    pub id: SandboxId,
+    /// Its project.
+    pub project: Name,
+    /// Its name.
+    pub name: Name,
+    /// Counts the changes of everything below.
+    pub generation: Generation,
+    /// Whether it should be there.
+    pub life: Life,
+    /// Whether its disk may be destroyed to reach this generation.
+    pub consent: bool,
+    /// Whether it lives only as long as a client's connection.
+    pub ephemeral: bool,
+    /// Its vsock address.
+    pub cid: Cid,
+    /// Its image's recipe.
+    pub image: Digest,
+    /// Its kernel's recipe.
+    pub kernel: Digest,
+    /// Its volumes, in the order of their devices.
+    pub volumes: Vec<VolumeId>,
+    /// What its file says.
+    pub spec: SandboxSpec,
+}
+
+impl DesiredSandbox {
+    /// Whether it should run.
+    pub fn runs(&self) -> bool {
+        self.life == Life::Wanted && self.spec.mode == banger_schema::spec::Mode::Running
+    }
+}
+
+/// Whatever has a list of actions of its own. The order is the order of a plan: host first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// A kernel, by recipe.
+    Kernel(Digest),
+    /// An image, by recipe.
+    Image(Digest),
+    /// A volume.
+    Volume(VolumeId),
+    /// A sandbox.
+    Sandbox(SandboxId),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Kernel(digest) => write!(f, "kernel {}", digest.short()),
+            Key::Image(digest) => write!(f, "image {}", digest.short()),
+            Key::Volume(id) => write!(f, "volume {id}"),
+            Key::Sandbox(id) => write!(f, "sandbox {id}"),
+        }
+    }
+}
+
+impl Desired {
+    /// A thing's name for people: `sandbox web`, `image dev`.
+    pub fn title(&self, key: &Key) -> String {
+        let named = |kind: &str, name: Option<&Name>| match name {
+            Some(name) => format!("{kind} {name}"),
+            None => key.to_string(),
+        };
+        match key {
+            Key::Kernel(digest) => named("kernel", self.kernel_names(digest).first().map(|n| n.1)),
+            Key::Image(digest) => named("image", self.image_names(digest).first().map(|n| n.1)),
+            Key::Volume(id) => named("volume", self.volumes.get(id).map(|v| &v.name)),
+            Key::Sandbox(id) => named("sandbox", self.sandboxes.get(id).map(|s| &s.name)),
+        }
+    }
+
+    /// The names under which projects know a kernel: `(project, name)`, the catalog's with no project.
+    pub fn kernel_names(&self, digest: &Digest) -> Vec<(Option<&Name>, &Name)> {
+        let own = self.projects.iter().flat_map(|(project, spec)| {
+            spec.kernels.iter().map(move |(name, kernel)| (Some(project), name, kernel))
+        });
+        let catalog = banger_schema::catalog::embedded();
+        own.chain(catalog.kernels.iter().map(|(name, kernel)| (None, name, kernel)))
+            .filter(|(_, _, kernel)| crate::recipe::kernel(&kernel.source) == *digest)
+            .map(|(project, name, _)| (project, name))
+            .collect()
+    }
+
+    /// The names under which projects know an image: `(project, name)`, the catalog's with no project.
+    pub fn image_names(&self, digest: &Digest) -> Vec<(Option<&Name>, &Name)> {
+        let own = self.projects.iter().flat_map(|(project, spec)| {
+            spec.images.iter().map(move |(name, image)| (Some(project), name, image))
+        });
+        let catalog = banger_schema::catalog::embedded();
+        own.chain(catalog.images.iter().map(|(name, image)| (None, name, image)))
+            .filter(|(_, _, image)| crate::recipe::image(&image.source) == *digest)
+            .map(|(project, name, _)| (project, name))
+            .collect()
+    }
+}

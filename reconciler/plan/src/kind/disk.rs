@@ -1,0 +1,33 @@
+//! A sandbox's own disk, above its image.
+
+use super::View;
+use crate::action::Action;
+use crate::actual::Seen;
+use crate::plan::List;
+
+pub(super) fn plan_removal(view: &View<'_>, list: &mut List) {
+    if let Some(why) = &view.verdict.remove_disk {
+        let (sandbox, ephemeral) = (view.desired.id.clone(), view.desired.ephemeral);
+        list.push(Action::RemoveDisk { sandbox, ephemeral }, why.clone());
+    }
+}
+
+pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
+    if view.verdict.start.is_none() {
+        return;
+    }
+    let (sandbox, size) = (view.desired.id.clone(), view.desired.spec.disk);
+    match view.fact.disk.present().filter(|_| view.verdict.remove_disk.is_none()) {
+        None => {
+            let image = view.actual.images.get(&view.desired.image).and_then(Seen::present);
+            let recipe = view.desired.image.clone();
+            let content = image.map(|image| image.content.clone());
+            list.push(Action::CreateDisk { sandbox, size, recipe, content }, "it has none");
+        }
+        Some(disk) if disk.size < size => {
+            let from = disk.size;
+            list.push(Action::GrowDisk { sandbox, from, size }, format!("disk {from} → {size}"));
+        }
+        Some(_) => {}
+    }
+}

@@ -1,0 +1,32 @@
+//! A sandbox's guest: its identity, and its orderly end.
+
+use super::View;
+use crate::action::Action;
+use crate::desired::Life;
+use crate::plan::List;
+use banger_wire::agent::Phase;
+
+pub(super) fn plan_removal(view: &View<'_>, list: &mut List) {
+    let Some(why) = &view.verdict.stop else { return };
+    let spec = &view.desired.spec;
+    // What is thrown away needs no goodbye; a guest that does not answer cannot give one.
+    let thrown_away = view.desired.ephemeral && view.desired.life == Life::Removed;
+    if !spec.kill && !thrown_away && view.fact.guest.present().is_some() {
+        list.push(Action::ShutdownGuest { sandbox: view.desired.id.clone() }, why.clone());
+    }
+}
+
+pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
+    if !view.desired.runs() || view.verdict.stop.is_some() || view.verdict.start.is_some() {
+        return;
+    }
+    let Some(guest) = view.fact.guest.present() else { return };
+    if guest.generation != view.desired.generation && guest.phase != Phase::Leaving {
+        let (sandbox, generation) = (view.desired.id.clone(), view.desired.generation);
+        let why = match guest.generation.0 {
+            0 => "its guest waits for it".to_string(),
+            old => format!("its guest has generation {old}"),
+        };
+        list.push(Action::Identify { sandbox, generation }, why);
+    }
+}

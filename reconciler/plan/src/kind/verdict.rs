@@ -1,0 +1,188 @@
+//! What is to become of a sandbox's VMM and disk: the decision that its parts then carry out.
+
+use crate::actual::{Actual, SandboxFact, Seen, VmmFact};
+use crate::boot::Boot;
+use crate::desired::{Desired, DesiredSandbox, Key, Life};
+use crate::plan::{List, Wait};
+use banger_schema::spec::{Drift, Mode, Restart};
+use banger_wire::agent::Phase;
+use banger_wire::id::Digest;
+
+/// Seconds that a VMM may run without its guest's agent answering.
+pub const GUEST_DEADLINE_SECS: u64 = 120;
+
+/// The decision.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verdict {
+    /// End the VMM, and why.
+    pub stop: Option<String>,
+    /// Start the VMM, and why.
+    pub start: Option<String>,
+    /// Destroy the disk, and why.
+    pub remove_disk: Option<String>,
+    /// What would be started, as far as it is known.
+    pub boot: Option<Boot>,
+}
+
+pub(super) fn decide(
+    sandbox: &DesiredSandbox,
+    fact: &SandboxFact,
+    desired: &Desired,
+    actual: &Actual,
+    list: &mut List,
+) -> Verdict {
+    if sandbox.life == Life::Removed {
+        let why = "removed".to_string();
+        return Verdict {
+            stop: fact.vmm.present().map(|_| why.clone()),
+            remove_disk: fact.disk.present().map(|_| why),
+            ..Verdict::default()
+        };
+    }
+    if sandbox.spec.mode == Mode::Stopped {
+        let why = if sandbox.spec.kill { "it was killed" } else { "mode stopped" };
+        return Verdict { stop: fact.vmm.present().map(|_| why.to_string()), ..Verdict::default() };
+    }
+    let replace = replacement(sandbox, fact, list);
+    if replace.is_none() && !list.blocked.is_empty() {
+        return Verdict::default();
+    }
+    let boot = wanted_boot(sandbox, fact, actual, replace.is_some());
+    let mut verdict = Verdict { boot, remove_disk: replace.clone(), ..Verdict::default() };
+    match &fact.vmm {
+        Seen::Present(vmm) => {
+            verdict.stop =
+                replace.or_else(|| reason_to_stop(sandbox, fact, vmm, verdict.boot.as_ref()));
+            verdict.start = verdict.stop.clone();
+        }
+        Seen::Absent | Seen::Unknown(_) => {
+            verdict.start = match replace {
+                Some(why) => Some(why),
+                None => reason_to_start(sandbox, fact, verdict.boot.as_ref(), list),
+            };
+        }
+    }
+    if verdict.start.is_some() {
+        wait_for_needs(sandbox, desired, actual, list);
+    }
+    verdict
+}
+
+/// Why the disk has to be made anew, if it has to and may be.
+fn replacement(sandbox: &DesiredSandbox, fact: &SandboxFact, list: &mut List) -> Option<String> {
+    let disk = fact.disk.present()?;
+    if disk.recipe == sandbox.image {
+        return None;
+    }
+    let why = format!("image {} → {} (replace)", disk.recipe.short(), sandbox.image.short());
+    if sandbox.consent || sandbox.ephemeral {
+        return Some(why);
+    }
+    list.blocked.push(format!("{why} would destroy its disk; apply it to agree"));
+    None
+}
+
+/// What should run: above the content that its disk was made for, or the image's current one.
+fn wanted_boot(
+    sandbox: &DesiredSandbox,
+    fact: &SandboxFact,
+    actual: &Actual,
+    new_disk: bool,
+) -> Option<Boot> {
+    let content =
+        |facts: &std::collections::BTreeMap<Digest, Seen<crate::actual::ArtifactFact>>,
+         recipe: &Digest| {
+            facts.get(recipe).and_then(Seen::present).map(|fact| fact.content.clone())
+        };
+    let own = fact.disk.present().filter(|_| !new_disk).map(|disk| disk.content.clone());
+    let image = own.or_else(|| content(&actual.images, &sandbox.image))?;
+    let kernel = content(&actual.kernels, &sandbox.kernel)?;
+    Some(Boot::of(sandbox, &kernel, &image))
+}
+
+fn reason_to_stop(
+    sandbox: &DesiredSandbox,
+    fact: &SandboxFact,
+    vmm: &VmmFact,
+    boot: Option<&Boot>,
+) -> Option<String> {
+    if !vmm.whole {
+        return Some("one of its processes is gone".to_string());
+    }
+    if let Some(wanted) = boot
+        && wanted.key() != vmm.boot
+    {
+        let running = fact.run.present().and_then(|run| run.boot.as_ref());
+        let lines = running.map(|running| Boot::differences(running, wanted)).unwrap_or_default();
+        return Some(match lines.is_empty() {
+            true => "it was started otherwise (restart)".to_string(),
+            false => lines.join(", "),
+        });
+    }
+    if sandbox.spec.drift == Drift::Heal
+        && fact.guest.present().is_none()
+        && vmm.uptime_secs >= GUEST_DEADLINE_SECS
+    {
+        return Some(format!("its guest did not answer for {GUEST_DEADLINE_SECS} s"));
+    }
+    None
+}
+
+fn reason_to_start(
+    sandbox: &DesiredSandbox,
+    fact: &SandboxFact,
+    boot: Option<&Boot>,
+    list: &mut List,
+) -> Option<String> {
+    let Some(run) = fact.run.present() else { return Some("mode running".to_string()) };
+    let same = run.boot.as_ref().is_some_and(|ran| boot.is_none_or(|wanted| ran == wanted));
+    if !same {
+        return Some("mode running".to_string());
+    }
+    if sandbox.spec.drift == Drift::Report {
+        list.blocked.push("it ended by itself, and drift is \"report\"".to_string());
+        return None;
+    }
+    match (sandbox.spec.restart, run.left) {
+        (Restart::Always, true) => Some("its guest powered off, restart always".to_string()),
+        (Restart::Always | Restart::OnFailure, false) => {
+            Some("its VMM ended by itself".to_string())
+        }
+        (Restart::OnFailure, true) | (Restart::Never, _) => None,
+    }
+}
+
+/// What must be there before a start.
+fn wait_for_needs(sandbox: &DesiredSandbox, desired: &Desired, actual: &Actual, list: &mut List) {
+    let mut need = |there: bool, key: Key| {
+        if !there {
+            list.waits.push(Wait::For(key.clone(), desired.title(&key)));
+        }
+    };
+    let there = |seen: Option<&Seen<_>>| seen.and_then(Seen::present).is_some();
+    need(there(actual.kernels.get(&sandbox.kernel)), Key::Kernel(sandbox.kernel.clone()));
+    need(there(actual.images.get(&sandbox.image)), Key::Image(sandbox.image.clone()));
+    for volume in &sandbox.volumes {
+        let there = actual.volumes.get(volume).and_then(Seen::present).is_some();
+        need(there, Key::Volume(volume.clone()));
+    }
+    for name in &sandbox.spec.after {
+        let ready = desired.sandbox(&sandbox.project, name).is_some_and(|other| {
+            let fact = actual.sandboxes.get(&other.id);
+            is_ready(other, fact)
+        });
+        if !ready {
+            list.waits.push(Wait::Ready(name.clone()));
+        }
+    }
+}
+
+/// Whether the guest answered, for this generation, that it is ready.
+pub(crate) fn is_ready(sandbox: &DesiredSandbox, fact: Option<&SandboxFact>) -> bool {
+    let Some(fact) = fact else { return false };
+    fact.vmm.present().is_some_and(|vmm| vmm.whole)
+        && fact
+            .guest
+            .present()
+            .is_some_and(|g| g.generation == sandbox.generation && g.phase == Phase::Ready)
+}

@@ -1,0 +1,163 @@
+//! Desired and Actual to a Plan. Pure: the same input gives the same bytes.
+//!
+//! Every kernel, image, volume and sandbox has one list of steps. A list is carried out in order, beside the
+//! others; one that waits is not carried out at all until a later pass sees what it waits for.
+
+use crate::action::Action;
+use crate::actual::Actual;
+use crate::desired::{Desired, Key};
+use crate::kind;
+use banger_wire::api;
+use banger_wire::id::{Digest, Name};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What is to be done, by thing. The order of the keys is the order in which a plan is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Lists that are not empty.
+    pub lists: BTreeMap<Key, List>,
+}
+
+/// What is to be done for one thing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct List {
+    /// What it is called, for people.
+    pub title: String,
+    /// In order. Removals come before additions.
+    pub steps: Vec<Step>,
+    /// What must be seen first. While this is not empty, no step is taken.
+    pub waits: Vec<Wait>,
+    /// What should be done but may not.
+    pub blocked: Vec<String>,
+}
+
+impl List {
+    /// Adds a step.
+    pub fn push(&mut self, action: Action, cause: impl Into<String>) {
+        self.steps.push(Step { action, cause: cause.into() });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.waits.is_empty() && self.blocked.is_empty()
+    }
+}
+
+/// One action and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What is done.
+    pub action: Action,
+    /// Why, for people.
+    pub cause: String,
+}
+
+/// What a list waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wait {
+    /// Something that another list makes.
+    For(Key, String),
+    /// Another sandbox to be ready.
+    Ready(Name),
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wait::For(_, title) => write!(f, "waiting for {title}"),
+            Wait::Ready(name) => write!(f, "waiting for sandbox {name} to be ready"),
+        }
+    }
+}
+
+/// What has to be done so that what is seen becomes what is desired.
+pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
+    let mut plan = Plan::default();
+    let mut add = |key: Key, list: List| {
+        if !list.is_empty() {
+            let title = desired.title(&key);
+            plan.lists.insert(key, List { title, ..list });
+        }
+    };
+    for (recipe, kernel) in &desired.kernels {
+        add(Key::Kernel(recipe.clone()), kind::kernel::plan_kernel(recipe, kernel, actual));
+    }
+    for (recipe, image) in &desired.images {
+        add(Key::Image(recipe.clone()), kind::image::plan_image(recipe, image, desired, actual));
+    }
+    for (id, volume) in &desired.volumes {
+        add(Key::Volume(id.clone()), kind::volume::plan_volume(id, volume, actual));
+    }
+    for (id, sandbox) in &desired.sandboxes {
+        add(Key::Sandbox(id.clone()), kind::plan_sandbox(sandbox, desired, actual));
+    }
+    plan
+}
+
+impl Plan {
+    /// The part that belongs to one project: its things, and what they are made from.
+    pub fn of_project(&self, desired: &Desired, project: &Name) -> Plan {
+        let uses_image = |digest: &Digest| {
+            desired.sandboxes.values().any(|s| s.project == *project && s.image == *digest)
+                || desired.image_names(digest).iter().any(|(owner, _)| *owner == Some(project))
+        };
+        let uses_kernel = |digest: &Digest| {
+            desired.sandboxes.values().any(|s| s.project == *project && s.kernel == *digest)
+                || desired.kernel_names(digest).iter().any(|(owner, _)| *owner == Some(project))
+                || desired.images.iter().any(|(image, d)| d.builder == *digest && uses_image(image))
+        };
+        let ours = |key: &Key| match key {
+            Key::Kernel(digest) => uses_kernel(digest),
+            Key::Image(digest) => uses_image(digest),
+            Key::Volume(id) => desired.volumes.get(id).is_some_and(|v| v.project == *project),
+            Key::Sandbox(id) => desired.sandboxes.get(id).is_some_and(|s| s.project == *project),
+        };
+        let lists = self.lists.iter().filter(|(key, _)| ours(key));
+        Plan { lists: lists.map(|(key, list)| (key.clone(), list.clone())).collect() }
+    }
+
+    /// Whether nothing is to be done, waited for or decided.
+    pub fn is_empty(&self) -> bool {
+        self.lists.is_empty()
+    }
+
+    /// Whether it has a step that destroys data.
+    pub fn destroys(&self) -> bool {
+        self.lists.values().flat_map(|list| &list.steps).any(|step| step.action.destroys())
+    }
+
+    /// One line per action, as people and programs see it.
+    pub fn view(&self) -> api::Plan {
+        let mut lines = Vec::new();
+        for list in self.lists.values() {
+            for step in &list.steps {
+                lines.push(api::PlanLine {
+                    sign: step.action.sign(),
+                    resource: list.title.clone(),
+                    action: step.action.to_string(),
+                    cause: step.cause.clone(),
+                    destroys: step.action.destroys(),
+                });
+            }
+            for why in &list.blocked {
+                lines.push(api::PlanLine {
+                    sign: '!',
+                    resource: list.title.clone(),
+                    action: "blocked".to_string(),
+                    cause: why.clone(),
+                    destroys: false,
+                });
+            }
+        }
+        api::Plan { lines }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in self.view().lines {
+            writeln!(f, "{} {}: {} ({})", line.sign, line.resource, line.action, line.cause)?;
+        }
+        Ok(())
+    }
+}
