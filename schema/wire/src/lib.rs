@@ -11,4 +11,6 @@ pub mod frame;
 pub mod helper;
 pub mod id;
 pub mod size;
+#[cfg(feature = "tokio")]
+pub mod stream;
 pub mod text;

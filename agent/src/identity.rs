@@ -1,0 +1,133 @@
+//! Becoming a particular sandbox.
+
+use crate::boot::HAND_OVER;
+use crate::provision;
+use crate::root;
+use crate::state::State;
+use crate::{Error, at, sys};
+use banger_wire::agent::{Identity, Phase};
+use nix::sys::time::{TimeSpec, TimeValLike};
+use nix::time::{ClockId, clock_settime};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
+
+/// Takes on identities, one at a time.
+#[derive(Clone)]
+pub(crate) struct Identities {
+    state: State,
+    entered: Arc<Mutex<Option<Entered>>>,
+}
+
+/// What there is once the root was entered.
+struct Entered {
+    /// A folder on the sandbox's own disk that the guest does not see.
+    hidden: Arc<File>,
+    /// Whether the image's own init runs.
+    has_init: bool,
+    /// What brings the sandbox from its identity to ready.
+    work: AbortHandle,
+    /// The service that is kept running.
+    service: Option<AbortHandle>,
+}
+
+impl Identities {
+    pub(crate) fn new(state: State) -> Self {
+        Self { state, entered: Arc::new(Mutex::new(None)) }
+    }
+
+    /// Becomes this sandbox, or this generation of it. The same generation again changes nothing.
+    pub(crate) async fn take_on(&self, identity: Identity) -> Result<(), Error> {
+        let mut entered = self.entered.lock().await;
+        if self.state.phase() == Phase::Leaving {
+            return Err("the guest is shutting down".into());
+        }
+        let now = self.state.identity().map(|now| now.generation);
+        if entered.is_some() && now == Some(identity.generation) {
+            return Ok(());
+        }
+        let first = entered.is_none();
+        if first {
+            self.state.set_phase(Phase::Identifying, "");
+        }
+        let outcome = self.become_it(&mut entered, &identity);
+        if let Err(error) = &outcome {
+            self.state.set_phase(Phase::Failed, error.to_string());
+        }
+        outcome
+    }
+
+    fn become_it(&self, entered: &mut Option<Entered>, identity: &Identity) -> Result<(), Error> {
+        set_clock(identity.clock_ns)?;
+        add_entropy(&identity.entropy)?;
+        let (hidden, has_init, service) = match entered.take() {
+            Some(before) => {
+                before.work.abort();
+                (before.hidden, before.has_init, before.service)
+            }
+            None => {
+                let hidden = Arc::new(root::enter(&identity.volumes)?);
+                let has_init = is_executable(Path::new("/sbin/init"));
+                at("loopback", sys::loopback_up())?;
+                name_host(&identity.hostname)?;
+                announce(if has_init { HAND_OVER } else { "stay" })?;
+                (hidden, has_init, None)
+            }
+        };
+        self.state.set_identity(identity.clone(), Phase::Provisioning);
+        let service = service.or_else(|| {
+            (!identity.command.is_empty())
+                .then(|| tokio::spawn(provision::keep_running(self.state.clone())).abort_handle())
+        });
+        let work = tokio::spawn(provision::bring_up(self.state.clone(), hidden.clone(), has_init));
+        *entered = Some(Entered { hidden, has_init, work: work.abort_handle(), service });
+        Ok(())
+    }
+}
+
+/// Tells process 1, which reads our standard output.
+fn announce(word: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout();
+    at("telling process 1", writeln!(out, "{word}").and_then(|()| out.flush()))
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+fn set_clock(nanoseconds: u64) -> Result<(), Error> {
+    let time = TimeSpec::nanoseconds(i64::try_from(nanoseconds).unwrap_or(i64::MAX));
+    at("setting the clock", clock_settime(ClockId::CLOCK_REALTIME, time))
+}
+
+fn add_entropy(hex: &str) -> Result<(), Error> {
+    let mut bytes = [0u8; 32];
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        let digits = hex.get(index * 2..index * 2 + 2).ok_or("the entropy is too short")?;
+        *byte = at("entropy", u8::from_str_radix(digits, 16))?;
+    }
+    let random = at("/dev/urandom", File::open("/dev/urandom"))?;
+    at("adding entropy", sys::add_entropy(random.as_fd(), &bytes))
+}
+
+/// Sets the host name, and makes the guest able to resolve it.
+fn name_host(name: &str) -> Result<(), Error> {
+    at("setting the host name", nix::unistd::sethostname(name))?;
+    at(
+        "/etc/hostname",
+        fs::create_dir_all("/etc").and_then(|()| fs::write("/etc/hostname", format!("{name}\n"))),
+    )?;
+    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let mut lines: Vec<String> =
+        hosts.lines().filter(|line| !line.starts_with("127.0.1.1")).map(String::from).collect();
+    if !lines.iter().any(|line| line.starts_with("127.0.0.1")) {
+        lines.push("127.0.0.1\tlocalhost".to_string());
+    }
+    lines.push(format!("127.0.1.1\t{name}"));
+    at("/etc/hosts", fs::write("/etc/hosts", lines.join("\n") + "\n"))
+}
