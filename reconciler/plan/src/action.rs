@@ -71,6 +71,10 @@ pub enum Action {
     GrowDisk {
         /// Whose.
         sandbox: SandboxId,
+        /// The recipe of the image below it.
+        recipe: Digest,
+        /// The content of the image below it.
+        content: Digest,
         /// From.
         from: Mib,
         /// To.

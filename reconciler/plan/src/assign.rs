@@ -208,13 +208,16 @@ pub fn mark_ephemeral(desired: &mut Desired, project: &Name, name: &Name) {
     }
 }
 
-/// Removes one sandbox from its project, by command or because its connection is gone.
-pub fn remove_sandbox(desired: &Desired, project: &Name, name: &Name) -> Desired {
+/// Removes a sandbox that lived as long as a connection, and what its project declared for it alone.
+pub fn remove_ephemeral(desired: &Desired, project: &Name, name: &Name) -> Desired {
     let mut spec = desired.projects.get(project).cloned().unwrap_or_default();
     spec.sandboxes.remove(name);
-    for other in spec.sandboxes.values_mut() {
-        other.after.remove(name);
-    }
+    let used: BTreeSet<Name> = spec.sandboxes.values().map(|s| s.image.clone()).collect();
+    spec.images.retain(|name, _| used.contains(name));
+    let kernels = spec.images.values().filter_map(|image| image.kernel.clone());
+    let own = spec.sandboxes.values().filter_map(|sandbox| sandbox.kernel.clone());
+    let used: BTreeSet<Name> = kernels.chain(own).collect();
+    spec.kernels.retain(|name, _| used.contains(name));
     assign(desired, project, &spec, true)
 }
 
@@ -230,6 +233,6 @@ pub fn drop_ephemeral(desired: &Desired) -> Option<Desired> {
     (!stale.is_empty()).then(|| {
         stale
             .iter()
-            .fold(desired.clone(), |next, (project, name)| remove_sandbox(&next, project, name))
+            .fold(desired.clone(), |next, (project, name)| remove_ephemeral(&next, project, name))
     })
 }

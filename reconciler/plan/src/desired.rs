@@ -167,6 +167,18 @@ pub enum Key {
     Sandbox(SandboxId),
 }
 
+impl Key {
+    /// The kind's place in a plan: host first.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Key::Kernel(_) => 0,
+            Key::Image(_) => 1,
+            Key::Volume(_) => 2,
+            Key::Sandbox(_) => 3,
+        }
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -215,5 +227,29 @@ impl Desired {
             .filter(|(_, _, image)| crate::recipe::image(&image.source) == *digest)
             .map(|(project, name, _)| (project, name))
             .collect()
+    }
+}
+
+impl Desired {
+    /// Whether a thing belongs to a project, or something of the project is made from it.
+    pub fn belongs(&self, key: &Key, project: &Name) -> bool {
+        let ours = |s: &&DesiredSandbox| s.project == *project;
+        match key {
+            Key::Kernel(digest) => {
+                self.sandboxes.values().filter(ours).any(|s| s.kernel == *digest)
+                    || self.kernel_names(digest).iter().any(|(owner, _)| *owner == Some(project))
+                    || self.images.iter().any(|(image, desired)| {
+                        desired.builder == *digest && self.uses_image(image, project)
+                    })
+            }
+            Key::Image(digest) => self.uses_image(digest, project),
+            Key::Volume(id) => self.volumes.get(id).is_some_and(|v| v.project == *project),
+            Key::Sandbox(id) => self.sandboxes.get(id).is_some_and(|s| s.project == *project),
+        }
+    }
+
+    fn uses_image(&self, digest: &Digest, project: &Name) -> bool {
+        self.sandboxes.values().any(|s| s.project == *project && s.image == *digest)
+            || self.image_names(digest).iter().any(|(owner, _)| *owner == Some(project))
     }
 }

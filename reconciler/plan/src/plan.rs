@@ -8,11 +8,11 @@ use crate::actual::Actual;
 use crate::desired::{Desired, Key};
 use crate::kind;
 use banger_wire::api;
-use banger_wire::id::{Digest, Name};
+use banger_wire::id::Name;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What is to be done, by thing. The order of the keys is the order in which a plan is shown.
+/// What is to be done, by thing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Lists that are not empty.
@@ -97,22 +97,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
 impl Plan {
     /// The part that belongs to one project: its things, and what they are made from.
     pub fn of_project(&self, desired: &Desired, project: &Name) -> Plan {
-        let uses_image = |digest: &Digest| {
-            desired.sandboxes.values().any(|s| s.project == *project && s.image == *digest)
-                || desired.image_names(digest).iter().any(|(owner, _)| *owner == Some(project))
-        };
-        let uses_kernel = |digest: &Digest| {
-            desired.sandboxes.values().any(|s| s.project == *project && s.kernel == *digest)
-                || desired.kernel_names(digest).iter().any(|(owner, _)| *owner == Some(project))
-                || desired.images.iter().any(|(image, d)| d.builder == *digest && uses_image(image))
-        };
-        let ours = |key: &Key| match key {
-            Key::Kernel(digest) => uses_kernel(digest),
-            Key::Image(digest) => uses_image(digest),
-            Key::Volume(id) => desired.volumes.get(id).is_some_and(|v| v.project == *project),
-            Key::Sandbox(id) => desired.sandboxes.get(id).is_some_and(|s| s.project == *project),
-        };
-        let lists = self.lists.iter().filter(|(key, _)| ours(key));
+        let lists = self.lists.iter().filter(|(key, _)| desired.belongs(key, project));
         Plan { lists: lists.map(|(key, list)| (key.clone(), list.clone())).collect() }
     }
 
@@ -129,7 +114,10 @@ impl Plan {
     /// One line per action, as people and programs see it.
     pub fn view(&self) -> api::Plan {
         let mut lines = Vec::new();
-        for list in self.lists.values() {
+        let mut lists: Vec<(&Key, &List)> = self.lists.iter().collect();
+        // By name: ids mean nothing to people. The kinds stay in their order.
+        lists.sort_by_key(|(key, list)| (key.kind(), list.title.clone()));
+        for (_, list) in lists {
             for step in &list.steps {
                 lines.push(api::PlanLine {
                     sign: step.action.sign(),

@@ -175,7 +175,9 @@ pub fn settled(
     }
     for sandbox in status.sandboxes.iter().filter(|sandbox| sandbox.project == *project) {
         let title = format!("sandbox {}", sandbox.name);
-        let told = problems.iter().any(|problem: &Problem| problem.message.starts_with(&title));
+        let told = problems.iter().any(|problem: &Problem| {
+            problem.message.starts_with(&title) || problem.message.contains(&sandbox.reason)
+        });
         match sandbox.phase {
             Phase::Ready | Phase::Stopped => {}
             Phase::Degraded | Phase::Failed | Phase::Pending if told => {}

@@ -1,6 +1,38 @@
 //! Names derived from ids, so that an object on the host can be owned without a database (R-R2).
 
 use crate::id::{InstallId, SandboxId};
+use std::path::PathBuf;
+
+/// Where state and run folders are: below `BANGER_HOME` if that is set, else the system's folders for root, and
+/// the user's own for others. `None` when there is no home either.
+pub fn roots(
+    variable: impl Fn(&str) -> Option<std::ffi::OsString>,
+    is_root: bool,
+) -> Option<(PathBuf, PathBuf)> {
+    let variable = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(home) = variable("BANGER_HOME") {
+        return Some((home.join("state"), home.join("run")));
+    }
+    if is_root {
+        return Some((PathBuf::from("/var/lib/banger"), PathBuf::from("/run/banger")));
+    }
+    let home = variable("HOME")?;
+    let state = variable("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state"));
+    let state = state.join("banger");
+    let run = variable("XDG_RUNTIME_DIR").map(|run| run.join("banger"));
+    let run = run.unwrap_or_else(|| state.join("run"));
+    Some((state, run))
+}
+
+/// The daemon's socket in the run folder.
+pub const SOCKET: &str = "bangerd.sock";
+/// The daemon's log in the state folder, when nobody else takes it.
+pub const LOG: &str = "bangerd.log";
+
+/// The project of sandboxes that were made by command.
+pub const DEFAULT_PROJECT: &str = "default";
+/// The project of sandboxes that live only as long as a connection.
+pub const RUN_PROJECT: &str = "run";
 
 /// The environment variable that marks every process we start for a sandbox.
 pub const MARK: &str = "BANGER_PROCESS";
@@ -12,6 +44,8 @@ pub enum Role {
     Vmm,
     /// The vsock device process beside it.
     Vsock,
+    /// A program that builds an image or fetches a kernel.
+    Build,
 }
 
 impl Role {
@@ -19,6 +53,7 @@ impl Role {
         match self {
             Role::Vmm => "vmm",
             Role::Vsock => "vsock",
+            Role::Build => "build",
         }
     }
 }
@@ -38,6 +73,7 @@ pub fn parse_process_mark(install: &InstallId, mark: &str) -> Option<(SandboxId,
     let role = match parts.next()? {
         "vmm" => Role::Vmm,
         "vsock" => Role::Vsock,
+        "build" => Role::Build,
         _ => return None,
     };
     Some((sandbox, role, parts.next()?.to_string()))

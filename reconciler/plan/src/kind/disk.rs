@@ -26,7 +26,9 @@ pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
         }
         Some(disk) if disk.size < size => {
             let from = disk.size;
-            list.push(Action::GrowDisk { sandbox, from, size }, format!("disk {from} → {size}"));
+            let (recipe, content) = (disk.recipe.clone(), disk.content.clone());
+            let action = Action::GrowDisk { sandbox, recipe, content, from, size };
+            list.push(action, format!("disk {from} → {size}"));
         }
         Some(_) => {}
     }
