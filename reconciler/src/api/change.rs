@@ -1,0 +1,97 @@
+//! Requests that change what is desired.
+
+use super::{Context, Refusal, problem};
+use crate::engine::{Proposal, Terms};
+use axum::Json;
+use axum::extract::{Path, State};
+use banger_plan::edit;
+use banger_schema::Spec;
+use banger_wire::api::{Applied, Apply, Destroy, Edit, Phase, Problem, ProblemKind};
+use banger_wire::id::Name;
+
+fn applied(proposal: Proposal) -> Json<Applied> {
+    let Proposal { plan, accepted, change } = proposal;
+    Json(Applied { plan: plan.view(), accepted, change })
+}
+
+/// What a project wants now.
+pub(super) async fn show(
+    State(context): State<Context>,
+    Path(project): Path<Name>,
+) -> Result<Json<Spec>, Refusal> {
+    let spec = context.engine.desired().projects.get(&project).cloned();
+    Ok(Json(spec.ok_or_else(|| no_project(&project))?))
+}
+
+fn no_project(project: &Name) -> Problem {
+    problem(ProblemKind::NotFound, format!("there is no project {project}"))
+}
+
+pub(super) async fn apply(
+    State(context): State<Context>,
+    Path(project): Path<Name>,
+    Json(apply): Json<Apply<Spec>>,
+) -> Result<Json<Applied>, Refusal> {
+    let _active = context.active();
+    let terms = Terms { dry_run: apply.dry_run, consent: apply.consent, ephemeral: false };
+    Ok(applied(context.engine.propose(&project, terms, |_| Ok(apply.spec)).await?))
+}
+
+pub(super) async fn destroy(
+    State(context): State<Context>,
+    Path(project): Path<Name>,
+    Json(destroy): Json<Destroy>,
+) -> Result<Json<Applied>, Refusal> {
+    let _active = context.active();
+    let terms = Terms { dry_run: destroy.dry_run, consent: destroy.consent, ephemeral: false };
+    Ok(applied(context.engine.propose(&project, terms, |_| Ok(Spec::default())).await?))
+}
+
+pub(super) async fn edit(
+    State(context): State<Context>,
+    Path(project): Path<Name>,
+    Json(command): Json<Edit<Spec>>,
+) -> Result<Json<Applied>, Refusal> {
+    let _active = context.active();
+    // Whoever deletes by name has said what they mean.
+    let consent = match &command {
+        Edit::Delete { .. } => true,
+        Edit::Create { .. }
+        | Edit::Start { .. }
+        | Edit::Stop { .. }
+        | Edit::Kill { .. }
+        | Edit::Restart { .. } => false,
+    };
+    let ended = match &command {
+        Edit::Start { name } => has_ended(&context, &project, name),
+        Edit::Create { .. }
+        | Edit::Stop { .. }
+        | Edit::Kill { .. }
+        | Edit::Restart { .. }
+        | Edit::Delete { .. } => false,
+    };
+    let terms = Terms { dry_run: false, consent, ephemeral: false };
+    let proposal = context.engine.propose(&project, terms, |desired| {
+        let creates = matches!(command, Edit::Create { .. });
+        let spec = desired.projects.get(&project).cloned();
+        let spec =
+            spec.or_else(|| creates.then(Spec::default)).ok_or_else(|| no_project(&project))?;
+        edit::edit(&spec, &command, ended).map_err(|error| {
+            let kind = match error {
+                edit::EditError::NotFound(_) => ProblemKind::NotFound,
+                edit::EditError::Exists(_) | edit::EditError::Differs { .. } => ProblemKind::User,
+            };
+            problem(kind, error.to_string())
+        })
+    });
+    Ok(applied(proposal.await?))
+}
+
+/// Whether a sandbox that should run does not, because it ended by itself.
+fn has_ended(context: &Context, project: &Name, name: &Name) -> bool {
+    let snapshot = context.engine.snapshots().borrow().clone();
+    let mut sandboxes = snapshot.status.sandboxes.iter();
+    let found = sandboxes.find(|s| s.project == *project && s.name == *name);
+    let wanted = snapshot.desired.sandbox(project, name).is_some_and(|s| s.runs());
+    wanted && found.is_some_and(|found| found.phase == Phase::Stopped)
+}

@@ -1,0 +1,157 @@
+//! The daemon's API: HTTP/1.1 and JSON over a Unix socket that only its owner can open.
+//!
+//! There is no engine here: a handler turns a request into a proposal, a look at the last pass, or a stream.
+
+mod artifact;
+mod change;
+mod guest;
+mod watch;
+
+use crate::drivers::guest::VsockGuest;
+use crate::engine::Engine;
+use crate::fault::{During, Fault};
+use crate::folders::Folders;
+use axum::Json;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use banger_wire::api::{Problem, ProblemKind, Version};
+use nix::sys::stat::{Mode, umask};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::net::{UnixListener, UnixStream};
+
+/// What every handler may use.
+#[derive(Clone)]
+pub struct Context {
+    /// The loop.
+    pub engine: Arc<Engine>,
+    /// The line to guests.
+    pub guest: Arc<VsockGuest>,
+    /// Where consoles are.
+    pub folders: Folders,
+    /// Requests and streams that are under way.
+    pub active: Arc<AtomicUsize>,
+}
+
+/// Counts one request or stream for as long as it lives.
+pub struct Active(Arc<AtomicUsize>);
+
+impl Context {
+    /// One more.
+    pub fn active(&self) -> Active {
+        self.active.fetch_add(1, Ordering::SeqCst);
+        Active(self.active.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// An error answer.
+pub struct Refusal(Problem);
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self(fault.problem())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match self.0.kind {
+            ProblemKind::User => StatusCode::UNPROCESSABLE_ENTITY,
+            ProblemKind::NotFound => StatusCode::NOT_FOUND,
+            ProblemKind::Refused => StatusCode::CONFLICT,
+            ProblemKind::Host => StatusCode::SERVICE_UNAVAILABLE,
+            ProblemKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(self.0)).into_response()
+    }
+}
+
+/// A problem without hints.
+fn problem(kind: ProblemKind, message: impl Into<String>) -> Problem {
+    Problem { kind, message: message.into(), hints: Vec::new() }
+}
+
+/// Every route.
+pub fn router(context: Context) -> Router {
+    Router::new()
+        .route("/v1/version", get(version))
+        .route("/v1/status", get(watch::status))
+        .route("/v1/images", get(artifact::images))
+        .route("/v1/images/{recipe}", delete(artifact::delete_image))
+        .route("/v1/kernels", get(artifact::kernels))
+        .route("/v1/kernels/{recipe}", delete(artifact::delete_kernel))
+        .route("/v1/projects/{project}", get(change::show))
+        .route("/v1/projects/{project}/apply", post(change::apply))
+        .route("/v1/projects/{project}/destroy", post(change::destroy))
+        .route("/v1/projects/{project}/edit", post(change::edit))
+        .route("/v1/projects/{project}/events", get(watch::events))
+        .route("/v1/projects/{project}/run", post(guest::run))
+        .route("/v1/projects/{project}/sandboxes/{name}/exec", post(guest::exec))
+        .route("/v1/projects/{project}/sandboxes/{name}/logs", get(guest::logs))
+        .with_state(context)
+}
+
+async fn version() -> Json<Version> {
+    let (acceleration, why) = crate::host::acceleration();
+    let vmm = match acceleration {
+        crate::host::Acceleration::Kvm => format!("qemu with KVM: {why}"),
+        crate::host::Acceleration::Tcg => format!("qemu by software emulation: {why}"),
+    };
+    Json(Version { version: env!("CARGO_PKG_VERSION").into(), pid: std::process::id(), vmm })
+}
+
+/// Opens the socket. It is the owner's alone from its first moment: the mask is set before it exists (R-U1).
+///
+/// # Errors
+/// When the socket cannot be opened.
+pub fn listen(path: &Path) -> Result<OwnersOnly, Fault> {
+    crate::folders::remove(path)?;
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    Ok(OwnersOnly(listener.during(|| format!("opening the socket {}", path.display()))?))
+}
+
+/// Takes connections of our own user and root, and closes all others without a word (R-U2).
+pub struct OwnersOnly(UnixListener);
+
+impl axum::serve::Listener for OwnersOnly {
+    type Io = UnixStream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (UnixStream, ()) {
+        let own = nix::unistd::geteuid().as_raw();
+        loop {
+            match self.0.accept().await {
+                Ok((stream, _)) => {
+                    if stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
+                        return (stream, ());
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("accepting: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

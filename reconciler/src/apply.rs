@@ -1,0 +1,100 @@
+//! Carries out one action: one driver call. There are no decisions here either.
+
+use crate::drivers::{DiskRemoval, DiskTarget, Drivers, Outcome, Progress};
+use crate::fault::Fault;
+use banger_plan::action::Action;
+use banger_plan::desired::Desired;
+use banger_plan::recipe;
+use banger_wire::agent::{Identity, ReadyProbe};
+use banger_wire::api::ProblemKind;
+use banger_wire::id::{Generation, SandboxId};
+
+/// What an identity needs and a pure value cannot know.
+pub trait Moment: Send + Sync {
+    /// The clock, in nanoseconds since 1970.
+    fn clock_ns(&self) -> u64;
+    /// 32 random bytes in hex.
+    fn entropy(&self) -> String;
+}
+
+/// Calls the one driver that an action is for.
+///
+/// # Errors
+/// What the driver reports.
+pub async fn apply(
+    action: &Action,
+    desired: &Desired,
+    drivers: &Drivers,
+    moment: &dyn Moment,
+    progress: Progress,
+) -> Result<Outcome, Fault> {
+    let Drivers { disk, vmm, guest, net } = drivers;
+    match action {
+        Action::BuildKernel { recipe, source } => disk.build_kernel(recipe, source, progress).await,
+        Action::BuildImage { recipe, source, builder } => {
+            disk.build_image(recipe, source, builder, progress).await
+        }
+        Action::RemoveKernel { recipe } => disk.remove(&DiskRemoval::Kernel(recipe.clone())).await,
+        Action::RemoveImage { recipe } => disk.remove(&DiskRemoval::Image(recipe.clone())).await,
+        Action::CreateVolume { volume, size } | Action::GrowVolume { volume, size, .. } => {
+            disk.ensure_disk(&DiskTarget::Volume(volume.clone()), *size).await
+        }
+        Action::RemoveVolume { volume } => disk.remove(&DiskRemoval::Volume(volume.clone())).await,
+        Action::CreateDisk { sandbox, size, recipe, content } => {
+            let content = content.clone().ok_or_else(|| early(action))?;
+            let (sandbox, recipe) = (sandbox.clone(), recipe.clone());
+            disk.ensure_disk(&DiskTarget::Sandbox { sandbox, recipe, content }, *size).await
+        }
+        Action::GrowDisk { sandbox, size, recipe, content, .. } => {
+            let (recipe, content) = (recipe.clone(), content.clone());
+            let target = DiskTarget::Sandbox { sandbox: sandbox.clone(), recipe, content };
+            disk.ensure_disk(&target, *size).await
+        }
+        Action::RemoveDisk { sandbox, .. } => {
+            disk.remove(&DiskRemoval::Sandbox(sandbox.clone())).await
+        }
+        Action::StartVmm { boot, .. } => {
+            vmm.start(boot.as_ref().ok_or_else(|| early(action))?).await
+        }
+        Action::StopVmm { sandbox, kill } => vmm.stop(sandbox, *kill).await,
+        Action::RemoveRun { sandbox } => vmm.remove_run(sandbox).await,
+        Action::ShutdownGuest { sandbox } => guest.shut_down(sandbox).await,
+        Action::Identify { sandbox, generation } => {
+            let identity = identity(desired, sandbox, *generation, moment)?;
+            guest.identify(sandbox, identity).await
+        }
+        Action::Publish { sandbox, host, guest } => net.publish(sandbox, *host, *guest).await,
+        Action::Unpublish { sandbox, host } => net.unpublish(sandbox, *host).await,
+    }
+}
+
+/// A step of a list that still waits: the engine never takes one.
+fn early(action: &Action) -> Fault {
+    let kind = ProblemKind::Internal;
+    Fault { kind, ..Fault::host(format!("\"{action}\" came before what it needs")) }
+}
+
+/// What makes a waiting guest this sandbox.
+fn identity(
+    desired: &Desired,
+    sandbox: &SandboxId,
+    generation: Generation,
+    moment: &dyn Moment,
+) -> Result<Identity, Fault> {
+    let wanted = desired.sandboxes.get(sandbox).filter(|wanted| wanted.generation == generation);
+    let wanted = wanted.ok_or_else(|| Fault::host("its desired state changed meanwhile"))?;
+    let spec = &wanted.spec;
+    let ready = spec.ready.as_ref();
+    Ok(Identity {
+        generation,
+        hostname: wanted.name.to_string(),
+        env: spec.env.clone(),
+        volumes: spec.volumes.iter().map(|mount| mount.at.clone()).collect(),
+        provision: spec.provision.clone(),
+        provision_digest: recipe::digest(&spec.provision).to_string(),
+        command: spec.command.clone(),
+        ready: ready.map(|r| ReadyProbe { exec: r.exec.clone(), timeout_secs: r.timeout_secs }),
+        clock_ns: moment.clock_ns(),
+        entropy: moment.entropy(),
+    })
+}

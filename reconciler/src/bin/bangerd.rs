@@ -1,0 +1,131 @@
+//! The owner's daemon. It takes no arguments: where it works comes from the environment (`BANGER_HOME`).
+//!
+//! It ends by itself when nothing is desired and nobody asks; running sandboxes outlive it in any case.
+
+use banger_reconciler::api::{self, Context};
+use banger_reconciler::drivers::Drivers;
+use banger_reconciler::drivers::disk::Files;
+use banger_reconciler::drivers::guest::VsockGuest;
+use banger_reconciler::drivers::net::Loopback;
+use banger_reconciler::drivers::vmm::{Launcher, Processes};
+use banger_reconciler::engine::Engine;
+use banger_reconciler::fault::{During, Fault};
+use banger_reconciler::folders::Folders;
+use banger_reconciler::helper::Helper;
+use banger_reconciler::host::{self, RealMoment};
+use banger_reconciler::store::Store;
+use banger_wire::id::InstallId;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// How long it stays when nothing is desired and nobody asks.
+const LINGER: Duration = Duration::from_secs(20);
+/// The exit code when another daemon holds the lock.
+const ALREADY: u8 = 75;
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BANGER_LOG");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| "info".into()))
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+    // Away from the terminal and the group of whoever started us. A group's leader cannot, and need not.
+    let _ = nix::unistd::setsid();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
+    let outcome =
+        runtime.during(|| "starting".into()).and_then(|runtime| runtime.block_on(serve()));
+    match outcome {
+        Ok(code) => code,
+        Err(fault) => {
+            let problem = fault.problem();
+            tracing::error!("{}", problem.message);
+            for hint in problem.hints {
+                tracing::error!("hint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve() -> Result<ExitCode, Fault> {
+    let folders = Folders::from_environment()?;
+    let lock = File::create(folders.lock()).during(|| "opening the lock".into())?;
+    let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
+        return Ok(ExitCode::from(ALREADY));
+    };
+    let (wakes, woken) = mpsc::unbounded_channel();
+    let fresh = || InstallId::from_bits(u128::from_be_bytes(host::random()));
+    let store = Store::open(&folders.database(), fresh)?;
+    let install = store.load()?.install;
+    let helper = Helper::start(&beside("banger-helper", "BANGER_HELPER")?)?;
+    let agent = beside("banger-agent", "BANGER_AGENT")?;
+    let launcher = Launcher::new(folders.clone(), install.clone(), agent, helper, wakes.clone());
+    let launcher = Arc::new(launcher);
+    let guest = Arc::new(VsockGuest::new(folders.clone(), wakes.clone()));
+    let drivers = Drivers {
+        disk: Arc::new(Files::new(folders.clone(), install, launcher.clone()).await?),
+        vmm: Arc::new(Processes::new(folders.clone(), launcher)),
+        guest: guest.clone(),
+        net: Arc::new(Loopback::new(guest.clone())),
+    };
+    let engine = Engine::new(drivers, store, host::capacity(), Box::new(RealMoment), wakes).await?;
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(engine.clone().run(woken, stopped));
+    let active = Arc::new(AtomicUsize::new(0));
+    let context =
+        Context { engine: engine.clone(), guest, folders: folders.clone(), active: active.clone() };
+    let listener = api::listen(&folders.socket())?;
+    tracing::info!("ready at {}", folders.socket().display());
+    let server = tokio::spawn(async move { axum::serve(listener, api::router(context)).await });
+    until_the_end(&engine, &active).await?;
+    // Whoever asks now is told at once that nobody is here, and starts the next one when this one is gone.
+    std::fs::remove_file(folders.socket()).during(|| "removing the socket".into())?;
+    server.abort();
+    // The loop ends between two passes.
+    let _ = stop.send(true);
+    let _ = running.await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns when a signal says so, or when there was nothing to do for long enough.
+async fn until_the_end(engine: &Engine, active: &AtomicUsize) -> Result<(), Fault> {
+    let mut term = signal(SignalKind::terminate()).during(|| "listening to signals".into())?;
+    let mut int = signal(SignalKind::interrupt()).during(|| "listening to signals".into())?;
+    let mut idle_for = Duration::ZERO;
+    let step = Duration::from_secs(1);
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            () = tokio::time::sleep(step) => {}
+        }
+        let idle = engine.desired().is_idle() && active.load(Ordering::SeqCst) == 0;
+        idle_for = if idle { idle_for + step } else { Duration::ZERO };
+        if idle_for >= LINGER {
+            tracing::info!("nothing is desired and nobody asks");
+            return Ok(());
+        }
+    }
+}
+
+/// A program of ours: named by the environment, beside this one, or where packages put it.
+fn beside(name: &str, variable: &str) -> Result<PathBuf, Fault> {
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let own = std::env::current_exe().ok().and_then(|me| Some(me.parent()?.join(name)));
+    let installed =
+        ["/usr/local/lib/banger", "/usr/lib/banger"].map(|folder| PathBuf::from(folder).join(name));
+    named.into_iter().chain(own).chain(installed).find(|path| path.is_file()).ok_or_else(|| {
+        Fault::host(format!("{name} is not there"))
+            .hint(format!("install it beside bangerd, or set {variable}"))
+    })
+}

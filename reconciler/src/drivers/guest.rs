@@ -1,0 +1,181 @@
+//! Guests, over vsock. A task per running sandbox watches what its agent says.
+
+use super::{Guest, Outcome, Wake};
+use crate::fault::Fault;
+use crate::folders::Folders;
+use crate::vsock::{self, Conversation};
+use async_trait::async_trait;
+use banger_plan::Seen;
+use banger_wire::agent::{GuestState, HEARTBEAT_SECS, Identity, Phase, Reply, Request};
+use banger_wire::id::SandboxId;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+/// How long a guest may be silent until it counts as not answering.
+const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECS);
+/// How long a guest may take for its identity: it mounts its disks meanwhile.
+const IDENTIFY: Duration = Duration::from_secs(60);
+/// How long a guest may take to end its services. Stopping its processes waits after that.
+const SHUT_DOWN: Duration = Duration::from_secs(10);
+/// How long what a guest took on may take to be seen.
+const SEEN: Duration = Duration::from_secs(2);
+/// Between two tries to reach a guest that boots.
+const RETRY: Duration = Duration::from_millis(10);
+/// Between two tries to reach one that should have booted long ago.
+const SLOW_RETRY: Duration = Duration::from_millis(500);
+/// The longest text that is kept of what a guest says about itself.
+const MAX_TEXT: usize = 512;
+
+/// The vsock side of every run.
+pub struct VsockGuest {
+    folders: Folders,
+    wakes: mpsc::UnboundedSender<Wake>,
+    watchers: Mutex<BTreeMap<SandboxId, Watcher>>,
+}
+
+struct Watcher {
+    state: watch::Receiver<Option<GuestState>>,
+    task: AbortHandle,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl VsockGuest {
+    /// Watches runs in these folders and wakes the loop when a guest says something new.
+    pub fn new(folders: Folders, wakes: mpsc::UnboundedSender<Wake>) -> Self {
+        Self { folders, wakes, watchers: Mutex::default() }
+    }
+
+    /// The socket that leads to a guest.
+    pub fn socket(&self, sandbox: &SandboxId) -> PathBuf {
+        self.folders.vm(sandbox).join(super::vmm::VSOCK)
+    }
+
+    /// Starts a conversation with a guest.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn ask(&self, sandbox: &SandboxId, request: &Request) -> Result<Conversation, Fault> {
+        let fail = |error| Fault::io("the guest does not answer", error);
+        vsock::ask(&self.socket(sandbox), request).await.map_err(fail)
+    }
+}
+
+#[async_trait]
+impl Guest for VsockGuest {
+    async fn observe(&self, running: &[SandboxId]) -> BTreeMap<SandboxId, Seen<GuestState>> {
+        let mut watchers = self.watchers.lock().expect("no holder panics");
+        watchers.retain(|id, _| running.contains(id));
+        let mut facts = BTreeMap::new();
+        for id in running {
+            let watcher = watchers.entry(id.clone()).or_insert_with(|| {
+                let (sender, state) = watch::channel(None);
+                let run = self.folders.vm(id);
+                let task = watch_guest(id.clone(), run, sender, self.wakes.clone());
+                Watcher { state, task: tokio::spawn(task).abort_handle() }
+            });
+            let state = watcher.state.borrow().clone();
+            facts.insert(id.clone(), state.map_or(Seen::Absent, Seen::Present));
+        }
+        facts
+    }
+
+    async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault> {
+        let generation = identity.generation;
+        let mut guest = self.ask(sandbox, &Request::Identify(Box::new(identity))).await?;
+        let done = guest.done(IDENTIFY, &|_| {}).await;
+        done.map_err(|error| Fault::io("the guest did not take its identity", error))?;
+        // The next observation must see it, or it would be planned again.
+        let watcher =
+            self.watchers.lock().expect("no holder panics").get(sandbox).map(|w| w.state.clone());
+        if let Some(mut state) = watcher {
+            let says = |said: &Option<GuestState>| {
+                said.as_ref().is_some_and(|s| s.generation == generation)
+            };
+            let _ = tokio::time::timeout(SEEN, state.wait_for(says)).await;
+        }
+        Ok(Outcome::Changed)
+    }
+
+    async fn shut_down(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
+        let asked = async {
+            self.ask(sandbox, &Request::Shutdown)
+                .await?
+                .reply(SHUT_DOWN)
+                .await
+                .map_err(|e| Fault::io("shutdown", e))
+        };
+        match asked.await {
+            Ok(_) => Ok(Outcome::Changed),
+            Err(fault) => {
+                tracing::info!(
+                    "{sandbox} was not shut down by its guest: {}",
+                    fault.problem().message
+                );
+                Ok(Outcome::Unchanged)
+            }
+        }
+    }
+}
+
+/// Follows one guest for as long as its VMM runs.
+async fn watch_guest(
+    id: SandboxId,
+    run: PathBuf,
+    state: watch::Sender<Option<GuestState>>,
+    wakes: mpsc::UnboundedSender<Wake>,
+) {
+    let socket = run.join(super::vmm::VSOCK);
+    let began = tokio::time::Instant::now();
+    loop {
+        let ended = follow(&id, &socket, &run, &state, &wakes).await;
+        tracing::trace!("{id}: {ended:?}");
+        if state.send_replace(None).is_some() {
+            // The loop ends with the daemon.
+            let _ = wakes.send(Wake::Guest(id.clone()));
+        }
+        let booting = began.elapsed() < Duration::from_secs(30);
+        tokio::time::sleep(if booting { RETRY } else { SLOW_RETRY }).await;
+    }
+}
+
+/// One connection: every state until it breaks.
+async fn follow(
+    id: &SandboxId,
+    socket: &Path,
+    run: &Path,
+    state: &watch::Sender<Option<GuestState>>,
+    wakes: &mpsc::UnboundedSender<Wake>,
+) -> std::io::Result<()> {
+    let mut guest = vsock::ask(socket, &Request::Watch).await?;
+    loop {
+        let Reply::State(said) = guest.reply(SILENCE).await? else {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        };
+        let said = bounded(said);
+        if said.phase == Phase::Leaving {
+            // It goes by itself: whoever plans next must know that it was in order.
+            let _ = std::fs::write(run.join(super::vmm::LEFT), b"");
+        }
+        let before = state.send_replace(Some(said.clone()));
+        if before.as_ref() != Some(&said) {
+            let _ = wakes.send(Wake::Guest(id.clone()));
+        }
+    }
+}
+
+/// A guest may claim what it likes, but not at any length.
+fn bounded(mut said: GuestState) -> GuestState {
+    for text in [&mut said.version, &mut said.boot_id, &mut said.detail] {
+        *text = banger_wire::text::clean_line(text).chars().take(MAX_TEXT).collect();
+    }
+    said
+}

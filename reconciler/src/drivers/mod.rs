@@ -1,0 +1,178 @@
+//! The four edges to the world. Drivers decide nothing: each call has one effect, and says whether it had any.
+//!
+//! A new VMM is one file in [`vmm`]. The simulated world ([`sim`]) implements the same traits, for what has to be
+//! tried ten thousand times.
+
+pub mod disk;
+pub mod guest;
+pub mod net;
+pub mod sim;
+pub mod vmm;
+
+use crate::fault::Fault;
+use async_trait::async_trait;
+use banger_plan::actual::{ArtifactFact, DiskFact, RunFact, Seen, VmmFact, VolumeFact};
+use banger_plan::boot::Boot;
+use banger_plan::desired::Desired;
+use banger_schema::spec::{ImageSource, KernelSource};
+use banger_wire::agent::{GuestState, Identity};
+use banger_wire::id::{Digest, SandboxId, VolumeId};
+use banger_wire::size::Mib;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Whether an action found anything to do. Only the log looks at it; the next observation is the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It already was so.
+    Unchanged,
+    /// It is so now.
+    Changed,
+}
+
+/// When to look again. It never says what changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wake {
+    /// Desired state changed.
+    Desired,
+    /// A list of actions ended.
+    ListDone,
+    /// A process of a sandbox ended.
+    Vmm(SandboxId),
+    /// A guest says something new.
+    Guest(SandboxId),
+}
+
+/// Says how far a long action is: so much, of so much (0 when that is unknown).
+pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
+/// All four.
+#[derive(Clone)]
+pub struct Drivers {
+    /// Images, kernels and disks.
+    pub disk: Arc<dyn Disk>,
+    /// Processes.
+    pub vmm: Arc<dyn Vmm>,
+    /// Guests.
+    pub guest: Arc<dyn Guest>,
+    /// Ports.
+    pub net: Arc<dyn Net>,
+}
+
+/// What the disk driver sees.
+#[derive(Debug, Clone, Default)]
+pub struct DiskFacts {
+    /// Kernels by recipe.
+    pub kernels: BTreeMap<Digest, Seen<ArtifactFact>>,
+    /// Images by recipe.
+    pub images: BTreeMap<Digest, Seen<ArtifactFact>>,
+    /// Volumes.
+    pub volumes: BTreeMap<VolumeId, Seen<VolumeFact>>,
+    /// Sandboxes' own disks.
+    pub disks: BTreeMap<SandboxId, Seen<DiskFact>>,
+    /// What nothing desired accounts for.
+    pub foreign: Vec<String>,
+}
+
+/// A disk to make or to grow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskTarget {
+    /// A volume's.
+    Volume(VolumeId),
+    /// A sandbox's own, above this image.
+    Sandbox {
+        /// Whose.
+        sandbox: SandboxId,
+        /// The image's recipe.
+        recipe: Digest,
+        /// The image's content.
+        content: Digest,
+    },
+}
+
+/// Something to remove from disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskRemoval {
+    /// A kernel by recipe.
+    Kernel(Digest),
+    /// An image by recipe.
+    Image(Digest),
+    /// A volume with its data.
+    Volume(VolumeId),
+    /// A sandbox's own disk with its data.
+    Sandbox(SandboxId),
+}
+
+/// Images, kernels and disks.
+#[async_trait]
+pub trait Disk: Send + Sync {
+    /// What is there of all that is desired.
+    async fn observe(&self, desired: &Desired) -> DiskFacts;
+    /// Fetches and stores a kernel.
+    async fn build_kernel(
+        &self,
+        recipe: &Digest,
+        source: &KernelSource,
+        progress: Progress,
+    ) -> Result<Outcome, Fault>;
+    /// Builds and stores an image. `builder` is the recipe of a kernel that is there.
+    async fn build_image(
+        &self,
+        recipe: &Digest,
+        source: &ImageSource,
+        builder: &Digest,
+        progress: Progress,
+    ) -> Result<Outcome, Fault>;
+    /// Makes a disk of this size, or makes it as large. Never smaller.
+    async fn ensure_disk(&self, target: &DiskTarget, size: Mib) -> Result<Outcome, Fault>;
+    /// Removes something. What is not there is no error.
+    async fn remove(&self, what: &DiskRemoval) -> Result<Outcome, Fault>;
+}
+
+/// What the VMM driver sees of one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmmFacts {
+    /// Its processes.
+    pub vmm: Seen<VmmFact>,
+    /// The folder of its run.
+    pub run: Seen<RunFact>,
+    /// Whether it has a cgroup.
+    pub cgroup: bool,
+}
+
+/// Processes.
+#[async_trait]
+pub trait Vmm: Send + Sync {
+    /// What is there of all that is desired, and what nothing desired accounts for.
+    async fn observe(&self, desired: &Desired) -> (BTreeMap<SandboxId, VmmFacts>, Vec<String>);
+    /// Records the run and starts its processes.
+    async fn start(&self, boot: &Boot) -> Result<Outcome, Fault>;
+    /// Ends the processes: waits for them unless `kill`, then TERM, then KILL. They are gone when it returns well.
+    async fn stop(&self, sandbox: &SandboxId, kill: bool) -> Result<Outcome, Fault>;
+    /// Removes the folder of a run and its cgroup.
+    async fn remove_run(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
+    /// The end of what a sandbox wrote to its console, to explain why it ended.
+    async fn last_words(&self, sandbox: &SandboxId) -> String;
+}
+
+/// Guests.
+#[async_trait]
+pub trait Guest: Send + Sync {
+    /// What the guests of these running sandboxes say. One that does not answer is absent.
+    async fn observe(&self, running: &[SandboxId]) -> BTreeMap<SandboxId, Seen<GuestState>>;
+    /// Gives a guest its identity, or a newer one.
+    async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault>;
+    /// Asks a guest to shut down. Best effort: what it does not do, stopping its processes does.
+    async fn shut_down(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
+}
+
+/// Ports on the host's loopback.
+#[async_trait]
+pub trait Net: Send + Sync {
+    /// The open ports, by sandbox: host to guest.
+    async fn observe(&self) -> BTreeMap<SandboxId, BTreeMap<u16, u16>>;
+    /// Opens a port.
+    async fn publish(&self, sandbox: &SandboxId, host: u16, guest: u16) -> Result<Outcome, Fault>;
+    /// Closes a port.
+    async fn unpublish(&self, sandbox: &SandboxId, host: u16) -> Result<Outcome, Fault>;
+}

@@ -1,0 +1,367 @@
+//! A simulated world behind the same four traits: for crash points, properties and scenarios.
+//!
+//! It keeps the rules of the real one that matter: a disk cannot go while a VMM has it open, a VMM needs its
+//! disk, a guest answers some time after its VMM started. It is deterministic and can fail or "crash" on demand.
+
+use super::{
+    Disk, DiskFacts, DiskRemoval, DiskTarget, Drivers, Guest, Net, Outcome, Progress, Vmm, VmmFacts,
+};
+use crate::fault::Fault;
+use async_trait::async_trait;
+use banger_plan::actual::{ArtifactFact, DiskFact, RunFact, Seen, VmmFact, VolumeFact};
+use banger_plan::boot::Boot;
+use banger_plan::desired::Desired;
+use banger_plan::recipe;
+use banger_schema::spec::{ImageSource, KernelSource};
+use banger_wire::agent::{GuestState, Identity, Phase};
+use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
+use banger_wire::size::Mib;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// A running simulated VMM.
+#[derive(Debug, Clone)]
+pub struct SimVmm {
+    /// What it was started with.
+    pub boot: Boot,
+    /// Seconds since then.
+    pub uptime: u64,
+    /// What its guest says, once it answers.
+    pub guest: Option<GuestState>,
+    /// The guest never answers.
+    pub silent: bool,
+}
+
+/// Everything that exists in the simulated world.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Kernels by recipe.
+    pub kernels: BTreeSet<Digest>,
+    /// Images by recipe.
+    pub images: BTreeSet<Digest>,
+    /// Volumes.
+    pub volumes: BTreeMap<VolumeId, Mib>,
+    /// Sandboxes' own disks.
+    pub disks: BTreeMap<SandboxId, DiskFact>,
+    /// Processes.
+    pub vmms: BTreeMap<SandboxId, SimVmm>,
+    /// Records of runs: what was started, and whether the guest said goodbye.
+    pub runs: BTreeMap<SandboxId, (Boot, bool)>,
+    /// Open ports.
+    pub ports: BTreeMap<SandboxId, BTreeMap<u16, u16>>,
+    /// How often each sandbox was started.
+    pub starts: BTreeMap<SandboxId, u32>,
+    /// Calls that changed something.
+    pub effects: u64,
+    /// The call after which everything fails until the crash is over, and whether it has its effect.
+    pub crash_at: Option<(u64, bool)>,
+    /// Everything fails: the daemon is gone.
+    pub crashed: bool,
+    /// The next call with a name that starts so fails once.
+    pub fail_next: Option<String>,
+    /// Facts that cannot be told.
+    pub blind: bool,
+    /// Seconds until a guest answers.
+    pub boot_secs: u64,
+}
+
+/// The simulated world, shared by its four drivers.
+#[derive(Clone, Default)]
+pub struct Sim(Arc<Mutex<World>>);
+
+impl Sim {
+    /// An empty world.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The four drivers.
+    pub fn drivers(&self) -> Drivers {
+        let me = Arc::new(self.clone());
+        Drivers { disk: me.clone(), vmm: me.clone(), guest: me.clone(), net: me }
+    }
+
+    /// The world, to look at or to break.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().expect("no holder panics")
+    }
+
+    /// Lets time pass: guests come up.
+    pub fn pass(&self, seconds: u64) {
+        let mut world = self.world();
+        let needed = world.boot_secs;
+        for (id, vmm) in &mut world.vmms {
+            vmm.uptime += seconds;
+            if vmm.guest.is_none() && !vmm.silent && vmm.uptime >= needed {
+                vmm.guest = Some(waiting(id));
+            }
+        }
+    }
+
+    /// One effect: counts it, and fails or crashes where that was asked for.
+    fn effect(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut World) -> Result<Outcome, Fault>,
+    ) -> Result<Outcome, Fault> {
+        let mut world = self.world();
+        if world.crashed {
+            return Err(Fault::host("the daemon is gone"));
+        }
+        if world.fail_next.as_ref().is_some_and(|prefix| name.starts_with(prefix.as_str())) {
+            world.fail_next = None;
+            return Err(Fault::host(format!("{name} was told to fail")));
+        }
+        world.effects += 1;
+        if let Some((at, after)) = world.crash_at
+            && world.effects >= at
+        {
+            world.crashed = true;
+            world.crash_at = None;
+            if after {
+                let _ = change(&mut world);
+            }
+            return Err(Fault::host("the daemon is gone"));
+        }
+        change(&mut world)
+    }
+}
+
+fn waiting(id: &SandboxId) -> GuestState {
+    GuestState {
+        version: "sim".into(),
+        boot_id: format!("boot-of-{id}"),
+        generation: Generation(0),
+        phase: Phase::Waiting,
+        detail: String::new(),
+    }
+}
+
+fn changed(changed: bool) -> Result<Outcome, Fault> {
+    Ok(if changed { Outcome::Changed } else { Outcome::Unchanged })
+}
+
+fn content(recipe: &Digest) -> Digest {
+    recipe::digest(&("content", recipe))
+}
+
+#[async_trait]
+impl Disk for Sim {
+    async fn observe(&self, desired: &Desired) -> DiskFacts {
+        let world = self.world();
+        let blind = world.blind;
+        fn seen<T>(blind: bool, fact: Option<T>) -> Seen<T> {
+            match (blind, fact) {
+                (true, _) => Seen::Unknown("the simulation is blind".into()),
+                (false, Some(fact)) => Seen::Present(fact),
+                (false, None) => Seen::Absent,
+            }
+        }
+        let built = |there: &BTreeSet<Digest>, recipe: &Digest| {
+            let fact = ArtifactFact { content: content(recipe), bytes: 1, details: Vec::new() };
+            (recipe.clone(), seen(blind, there.contains(recipe).then_some(fact)))
+        };
+        let known_disk = |id: &&SandboxId| !desired.sandboxes.contains_key(*id);
+        DiskFacts {
+            kernels: desired.kernels.keys().map(|recipe| built(&world.kernels, recipe)).collect(),
+            images: desired.images.keys().map(|recipe| built(&world.images, recipe)).collect(),
+            volumes: desired
+                .volumes
+                .keys()
+                .map(|id| {
+                    let fact = world.volumes.get(id).map(|size| VolumeFact { size: *size });
+                    (id.clone(), seen(blind, fact))
+                })
+                .collect(),
+            disks: desired
+                .sandboxes
+                .keys()
+                .map(|id| (id.clone(), seen(blind, world.disks.get(id).cloned())))
+                .collect(),
+            foreign: world
+                .disks
+                .keys()
+                .filter(known_disk)
+                .map(|id| format!("disk of {id}"))
+                .collect(),
+        }
+    }
+
+    async fn build_kernel(
+        &self,
+        recipe: &Digest,
+        _: &KernelSource,
+        progress: Progress,
+    ) -> Result<Outcome, Fault> {
+        progress(1, 1);
+        self.effect("build_kernel", |world| changed(world.kernels.insert(recipe.clone())))
+    }
+
+    async fn build_image(
+        &self,
+        recipe: &Digest,
+        _: &ImageSource,
+        builder: &Digest,
+        progress: Progress,
+    ) -> Result<Outcome, Fault> {
+        progress(1, 1);
+        self.effect("build_image", |world| {
+            assert!(world.kernels.contains(builder), "the builder's kernel is there first");
+            changed(world.images.insert(recipe.clone()))
+        })
+    }
+
+    async fn ensure_disk(&self, target: &DiskTarget, size: Mib) -> Result<Outcome, Fault> {
+        self.effect("ensure_disk", |world| match target {
+            DiskTarget::Volume(id) => {
+                let old = world.volumes.insert(id.clone(), size);
+                assert!(old.is_none_or(|old| old <= size), "a volume never shrinks");
+                changed(old != Some(size))
+            }
+            DiskTarget::Sandbox { sandbox, recipe, content } => {
+                assert!(!world.vmms.contains_key(sandbox), "no VMM has the disk open");
+                let fact = DiskFact { size, recipe: recipe.clone(), content: content.clone() };
+                let old = world.disks.insert(sandbox.clone(), fact.clone());
+                assert!(
+                    old.as_ref().is_none_or(|old| old.content == *content && old.size <= size),
+                    "data is kept"
+                );
+                changed(old != Some(fact))
+            }
+        })
+    }
+
+    async fn remove(&self, what: &DiskRemoval) -> Result<Outcome, Fault> {
+        self.effect("remove", |world| match what {
+            DiskRemoval::Kernel(recipe) => changed(world.kernels.remove(recipe)),
+            DiskRemoval::Image(recipe) => changed(world.images.remove(recipe)),
+            DiskRemoval::Volume(id) => {
+                let open = |vmm: &SimVmm| vmm.boot.volumes.iter().any(|(volume, _)| volume == id);
+                assert!(!world.vmms.values().any(open), "no VMM has the volume open");
+                changed(world.volumes.remove(id).is_some())
+            }
+            DiskRemoval::Sandbox(id) => {
+                assert!(!world.vmms.contains_key(id), "no VMM has the disk open");
+                changed(world.disks.remove(id).is_some())
+            }
+        })
+    }
+}
+
+#[async_trait]
+impl Vmm for Sim {
+    async fn observe(&self, desired: &Desired) -> (BTreeMap<SandboxId, VmmFacts>, Vec<String>) {
+        let world = self.world();
+        let facts = desired.sandboxes.keys().map(|id| {
+            let vmm = world.vmms.get(id).map(|vmm| VmmFact {
+                boot: vmm.boot.key(),
+                uptime_secs: vmm.uptime,
+                whole: true,
+                backend: "sim".into(),
+            });
+            let run = world
+                .runs
+                .get(id)
+                .map(|(boot, left)| RunFact { boot: Some(boot.clone()), left: *left });
+            let vmm = match (world.blind, vmm) {
+                (true, _) => Seen::Unknown("the simulation is blind".into()),
+                (false, vmm) => vmm.map_or(Seen::Absent, Seen::Present),
+            };
+            (
+                id.clone(),
+                VmmFacts { vmm, run: run.map_or(Seen::Absent, Seen::Present), cgroup: false },
+            )
+        });
+        let facts = facts.collect();
+        let foreign = world.vmms.keys().filter(|id| !desired.sandboxes.contains_key(*id));
+        (facts, foreign.map(|id| format!("processes of {id}")).collect())
+    }
+
+    async fn start(&self, boot: &Boot) -> Result<Outcome, Fault> {
+        self.effect("start", |world| {
+            let id = &boot.sandbox;
+            assert!(world.disks.contains_key(id), "a VMM needs its disk");
+            assert!(
+                boot.volumes.iter().all(|(volume, _)| world.volumes.contains_key(volume)),
+                "and its volumes"
+            );
+            assert!(!world.vmms.contains_key(id), "one VMM per sandbox");
+            world.runs.insert(id.clone(), (boot.clone(), false));
+            *world.starts.entry(id.clone()).or_default() += 1;
+            let vmm = SimVmm { boot: boot.clone(), uptime: 0, guest: None, silent: false };
+            world.vmms.insert(id.clone(), vmm);
+            changed(true)
+        })
+    }
+
+    async fn stop(&self, sandbox: &SandboxId, _kill: bool) -> Result<Outcome, Fault> {
+        self.effect("stop", |world| changed(world.vmms.remove(sandbox).is_some()))
+    }
+
+    async fn remove_run(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
+        self.effect("remove_run", |world| {
+            assert!(!world.vmms.contains_key(sandbox), "its processes are gone first");
+            changed(world.runs.remove(sandbox).is_some())
+        })
+    }
+
+    async fn last_words(&self, _: &SandboxId) -> String {
+        "simulated console".into()
+    }
+}
+
+#[async_trait]
+impl Guest for Sim {
+    async fn observe(&self, running: &[SandboxId]) -> BTreeMap<SandboxId, Seen<GuestState>> {
+        let world = self.world();
+        let state = |id: &SandboxId| world.vmms.get(id).and_then(|vmm| vmm.guest.clone());
+        running
+            .iter()
+            .map(|id| (id.clone(), state(id).map_or(Seen::Absent, Seen::Present)))
+            .collect()
+    }
+
+    async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault> {
+        self.effect("identify", |world| {
+            let guest = world.vmms.get_mut(sandbox).and_then(|vmm| vmm.guest.as_mut());
+            let Some(guest) = guest else { return Err(Fault::host("the guest does not answer")) };
+            let before = guest.clone();
+            guest.generation = identity.generation;
+            guest.phase = Phase::Ready;
+            changed(before != *guest)
+        })
+    }
+
+    async fn shut_down(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
+        self.effect("shut_down", |world| {
+            let vmm = world.vmms.remove(sandbox);
+            if let Some(run) = world.runs.get_mut(sandbox) {
+                run.1 = vmm.is_some();
+            }
+            changed(vmm.is_some())
+        })
+    }
+}
+
+#[async_trait]
+impl Net for Sim {
+    async fn observe(&self) -> BTreeMap<SandboxId, BTreeMap<u16, u16>> {
+        self.world().ports.clone()
+    }
+
+    async fn publish(&self, sandbox: &SandboxId, host: u16, guest: u16) -> Result<Outcome, Fault> {
+        self.effect("publish", |world| {
+            let open = world.ports.entry(sandbox.clone()).or_default();
+            changed(open.insert(host, guest) != Some(guest))
+        })
+    }
+
+    async fn unpublish(&self, sandbox: &SandboxId, host: u16) -> Result<Outcome, Fault> {
+        self.effect("unpublish", |world| {
+            let open = world.ports.entry(sandbox.clone()).or_default();
+            let closed = open.remove(&host).is_some();
+            world.ports.retain(|_, open| !open.is_empty());
+            changed(closed)
+        })
+    }
+}

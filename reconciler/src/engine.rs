@@ -1,0 +1,341 @@
+//! The loop: observe, plan, apply, and again. Level-triggered: a wake-up says when to look, never what changed.
+//!
+//! An error never leaves the loop: it becomes data in the status, with the time of the next try.
+
+mod carry;
+mod trouble;
+
+use crate::apply::Moment;
+use crate::drivers::{Drivers, Wake};
+use crate::fault::Fault;
+use crate::observe::observe;
+use crate::store::Store;
+use banger_plan::actual::Actual;
+use banger_plan::admit::{Capacity, admit};
+use banger_plan::assign;
+use banger_plan::desired::{Desired, Key};
+use banger_plan::plan::{Plan, plan};
+use banger_plan::status::{Failures, status};
+use banger_schema::Spec;
+use banger_wire::api::{Event, Phase, Problem, ProblemKind, Status};
+use banger_wire::id::{Name, SandboxId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Mutex, broadcast, mpsc, watch};
+use trouble::Troubles;
+
+/// How long the loop sleeps when nothing wakes it.
+const TICK: Duration = Duration::from_secs(5);
+
+/// The last pass: everything that anybody may want to know about it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// What was desired.
+    pub desired: Arc<Desired>,
+    /// What was seen.
+    pub actual: Arc<Actual>,
+    /// What was planned.
+    pub plan: Plan,
+    /// What failed.
+    pub failures: Failures,
+    /// How everything is.
+    pub status: Status,
+    /// The last change of desired state that this pass knew of.
+    pub change: u64,
+}
+
+/// What was asked of [`Engine::propose`], before and after.
+#[derive(Debug)]
+pub struct Proposal {
+    /// What would be done.
+    pub plan: Plan,
+    /// Whether it is desired now.
+    pub accepted: bool,
+    /// The number of this change: a snapshot with at least this number knows of it.
+    pub change: u64,
+}
+
+/// How a proposal is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Only plan.
+    pub dry_run: bool,
+    /// Whether data may be destroyed.
+    pub consent: bool,
+    /// Whether the new sandboxes live only as long as a connection.
+    pub ephemeral: bool,
+}
+
+/// The loop and the desired state that it makes true.
+pub struct Engine {
+    drivers: Drivers,
+    moment: Box<dyn Moment>,
+    store: Store,
+    capacity: Capacity,
+    desired: Mutex<Arc<Desired>>,
+    /// The same value, for those who must not wait.
+    current: watch::Sender<Arc<Desired>>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    events: broadcast::Sender<(Key, Event)>,
+    wakes: mpsc::UnboundedSender<Wake>,
+    forgive: std::sync::Mutex<BTreeSet<Name>>,
+    changes: AtomicU64,
+}
+
+impl Engine {
+    /// An engine for what the store says, without what only a lost connection wanted.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn new(
+        drivers: Drivers,
+        store: Store,
+        capacity: Capacity,
+        moment: Box<dyn Moment>,
+        wakes: mpsc::UnboundedSender<Wake>,
+    ) -> Result<Arc<Self>, Fault> {
+        let mut desired = store.load()?;
+        if let Some(next) = assign::drop_ephemeral(&desired) {
+            store.save(&desired, &next)?;
+            desired = next;
+        }
+        let actual = observe(&drivers, &desired).await;
+        let plan = plan(&desired, &actual);
+        let failures = Failures::new();
+        let status = status(&desired, &actual, &plan, &failures);
+        let desired = Arc::new(desired);
+        let actual = Arc::new(actual);
+        let snapshot =
+            Snapshot { desired: desired.clone(), actual, plan, failures, status, change: 0 };
+        Ok(Arc::new(Self {
+            drivers,
+            moment,
+            store,
+            capacity,
+            current: watch::channel(desired.clone()).0,
+            desired: Mutex::new(desired),
+            snapshot: watch::channel(Arc::new(snapshot)).0,
+            events: broadcast::channel(1024).0,
+            wakes,
+            forgive: std::sync::Mutex::default(),
+            changes: AtomicU64::new(0),
+        }))
+    }
+
+    /// What is desired now.
+    pub fn desired(&self) -> Arc<Desired> {
+        self.current.borrow().clone()
+    }
+
+    /// The last pass, and every one after it.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.subscribe()
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<(Key, Event)> {
+        self.events.subscribe()
+    }
+
+    /// Looks again soon.
+    pub fn wake(&self) {
+        // Nobody listens any more when the daemon ends.
+        let _ = self.wakes.send(Wake::Desired);
+    }
+
+    /// Gives a project a spec: plans it against what is there, and makes it desired unless that would destroy
+    /// data without consent, or it is a dry run. One proposal at a time; `spec_of` sees the project's present spec.
+    ///
+    /// # Errors
+    /// When it is refused; then nothing changed.
+    pub async fn propose(
+        &self,
+        project: &Name,
+        terms: Terms,
+        spec_of: impl FnOnce(&Desired) -> Result<Spec, Problem>,
+    ) -> Result<Proposal, Problem> {
+        let mut desired = self.desired.lock().await;
+        let spec = spec_of(&desired)?;
+        let faults = banger_schema::check::check(&spec, banger_schema::catalog::embedded());
+        if let Some(fault) = faults.into_iter().next() {
+            let hints = fault.help.iter().cloned().collect();
+            let message = fault.to_string();
+            return Err(Problem { kind: ProblemKind::User, message, hints });
+        }
+        let assigned = |consent| {
+            let mut next = assign::assign(&desired, project, &spec, consent);
+            if terms.ephemeral {
+                for name in spec.sandboxes.keys() {
+                    if desired.sandbox(project, name).is_none() {
+                        assign::mark_ephemeral(&mut next, project, name);
+                    }
+                }
+            }
+            next
+        };
+        // Planned as if agreed to, so that what would be destroyed is shown before anybody agrees.
+        let agreed = assigned(true);
+        admit(&desired, &agreed, project, &spec, self.capacity).map_err(|refusal| Problem {
+            kind: ProblemKind::Refused,
+            hints: vec![refusal.hint()],
+            message: refusal.to_string(),
+        })?;
+        let actual = observe(&self.drivers, &agreed).await;
+        let plan = plan(&agreed, &actual).of_project(&agreed, project);
+        let accepted = !terms.dry_run && (terms.consent || !plan.destroys());
+        if accepted {
+            self.forgive.lock().expect("no holder panics").insert(project.clone());
+            let next = if terms.consent { agreed } else { assigned(false) };
+            self.commit(&mut desired, next).map_err(|fault| fault.problem())?;
+        }
+        Ok(Proposal { plan, accepted, change: self.changes.load(Ordering::SeqCst) })
+    }
+
+    /// Changes desired state in a way that needs no plan shown.
+    ///
+    /// # Errors
+    /// When the change is refused or cannot be stored; then nothing changed.
+    pub async fn change(
+        &self,
+        change: impl FnOnce(&Desired) -> Result<Desired, Problem>,
+    ) -> Result<(), Problem> {
+        let mut desired = self.desired.lock().await;
+        let next = change(&desired)?;
+        self.commit(&mut desired, next).map_err(|fault| fault.problem())
+    }
+
+    /// Stores first, then believes.
+    fn commit(&self, desired: &mut Arc<Desired>, next: Desired) -> Result<(), Fault> {
+        if next != **desired {
+            self.store.save(desired, &next)?;
+            *desired = Arc::new(next);
+            self.current.send_replace(desired.clone());
+        }
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.wake();
+        Ok(())
+    }
+
+    /// Runs until `stop`. Lists that are under way are waited for: stopping in the middle of one is safe, but noisy.
+    pub async fn run(
+        self: Arc<Self>,
+        mut wakes: mpsc::UnboundedReceiver<Wake>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut troubles = Troubles::default();
+        let (done_sender, mut done) = mpsc::unbounded_channel();
+        let mut busy: BTreeSet<Key> = BTreeSet::new();
+        loop {
+            self.pass(&mut busy, &mut troubles, &done_sender).await;
+            let pause = troubles.next_try().unwrap_or(TICK).min(TICK);
+            tokio::select! {
+                _ = wakes.recv() => while wakes.try_recv().is_ok() {},
+                Some(ended) = done.recv() => self.list_done(ended, &mut busy, &mut troubles),
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.changed() => break,
+            }
+            while let Ok(ended) = done.try_recv() {
+                self.list_done(ended, &mut busy, &mut troubles);
+            }
+        }
+    }
+
+    /// One pass: look, drop what is gone, plan, and start the lists that may start.
+    async fn pass(
+        self: &Arc<Self>,
+        busy: &mut BTreeSet<Key>,
+        troubles: &mut Troubles,
+        done: &mpsc::UnboundedSender<carry::Ended>,
+    ) {
+        // Read first: whatever changes from here on belongs to a later pass.
+        let change = self.changes.load(Ordering::SeqCst);
+        let mut desired = self.desired();
+        let actual = observe(&self.drivers, &desired).await;
+        if assign::forget(&desired, &actual).is_some() {
+            let forgotten = self
+                .change(|now| Ok(assign::forget(now, &actual).unwrap_or_else(|| now.clone())))
+                .await;
+            if let Err(problem) = forgotten {
+                tracing::warn!("dropping what is gone: {}", problem.message);
+            }
+            desired = self.desired();
+        }
+        let plan = plan(&desired, &actual);
+        for project in std::mem::take(&mut *self.forgive.lock().expect("no holder panics")) {
+            troubles.forgive(|key| desired.belongs(key, &project));
+        }
+        troubles.settle(&desired, &actual);
+        for (key, list) in &plan.lists {
+            if busy.contains(key) || !list.waits.is_empty() || list.steps.is_empty() {
+                continue;
+            }
+            if let Some(failed) = troubles.failed_attempt(key, list, &desired) {
+                let words = match key {
+                    Key::Sandbox(id) => self.drivers.vmm.last_words(id).await,
+                    Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => String::new(),
+                };
+                troubles.attempt_failed(key, &failed, &words);
+            }
+            if !troubles.may_try(key) {
+                continue;
+            }
+            busy.insert(key.clone());
+            troubles.begin(key, list, &desired);
+            let (engine, key, list) = (self.clone(), key.clone(), list.clone());
+            let (desired, done) = (desired.clone(), done.clone());
+            tokio::spawn(async move {
+                let outcome = engine.carry_out(&key, &list, &desired).await;
+                // The loop has ended when nobody takes it.
+                let _ = done.send(carry::Ended { key, outcome });
+            });
+        }
+        self.publish(desired, actual, plan, troubles.failures(), change);
+    }
+
+    fn list_done(&self, ended: carry::Ended, busy: &mut BTreeSet<Key>, troubles: &mut Troubles) {
+        busy.remove(&ended.key);
+        match ended.outcome {
+            Ok(()) => troubles.list_succeeded(&ended.key),
+            Err(problem) => troubles.list_failed(&ended.key, problem, &self.desired()),
+        }
+    }
+
+    fn publish(
+        &self,
+        desired: Arc<Desired>,
+        actual: Actual,
+        plan: Plan,
+        failures: Failures,
+        change: u64,
+    ) {
+        let status = status(&desired, &actual, &plan, &failures);
+        let before: BTreeMap<SandboxId, (Phase, String)> = phases(&self.snapshot.borrow().status);
+        for (id, (phase, reason)) in phases(&status) {
+            if before.get(&id) != Some(&(phase, reason.clone())) {
+                let key = Key::Sandbox(id);
+                let resource = desired.title(&key);
+                self.tell(&key, Event::Phase { resource, phase, reason });
+            }
+        }
+        let actual = Arc::new(actual);
+        self.snapshot.send_replace(Arc::new(Snapshot {
+            desired,
+            actual,
+            plan,
+            failures,
+            status,
+            change,
+        }));
+    }
+
+    fn tell(&self, key: &Key, event: Event) {
+        // Without a listener nobody is told.
+        let _ = self.events.send((key.clone(), event));
+    }
+}
+
+fn phases(status: &Status) -> BTreeMap<SandboxId, (Phase, String)> {
+    status.sandboxes.iter().map(|s| (s.id.clone(), (s.phase, s.reason.clone()))).collect()
+}

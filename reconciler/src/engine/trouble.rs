@@ -1,0 +1,164 @@
+//! What failed, how often, and when it is tried again. Kept in memory only: a new daemon tries at once.
+
+use banger_plan::action::Action;
+use banger_plan::actual::Actual;
+use banger_plan::desired::{Desired, Key, Life};
+use banger_plan::plan::List;
+use banger_plan::status::{Failure, Failures};
+use banger_wire::agent::Phase;
+use banger_wire::api::{Problem, ProblemKind};
+use banger_wire::id::Generation;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// What should go is tried at least this often.
+const LONGEST_PAUSE_OF_REMOVAL: Duration = Duration::from_secs(2);
+
+/// What a failure belongs to: a newer generation starts with a clean sheet.
+type Stamp = Option<(Generation, Life)>;
+
+#[derive(Debug)]
+struct Trouble {
+    stamp: Stamp,
+    count: u32,
+    problem: Problem,
+    next_try: Instant,
+}
+
+/// A start whose sandbox has not been ready since.
+#[derive(Debug)]
+struct Attempt {
+    stamp: Stamp,
+    count: u32,
+    reported: bool,
+}
+
+/// All failures.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    troubles: BTreeMap<Key, Trouble>,
+    attempts: BTreeMap<Key, Attempt>,
+}
+
+fn stamp(key: &Key, desired: &Desired) -> Stamp {
+    match key {
+        Key::Sandbox(id) => desired.sandboxes.get(id).map(|s| (s.generation, s.life)),
+        Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => None,
+    }
+}
+
+fn pause(count: u32, stamp: Stamp) -> Duration {
+    let longest = match stamp {
+        Some((_, Life::Removed)) => LONGEST_PAUSE_OF_REMOVAL,
+        Some((_, Life::Wanted)) | None => LONGEST_PAUSE,
+    };
+    (FIRST_PAUSE * 2u32.saturating_pow(count.min(16))).min(longest)
+}
+
+fn starts(list: &List) -> Option<&str> {
+    let step = list.steps.iter().find(|step| matches!(step.action, Action::StartVmm { .. }));
+    step.map(|step| step.cause.as_str())
+}
+
+impl Troubles {
+    /// Forgets failures: somebody asked for these things anew.
+    pub(super) fn forgive(&mut self, about: impl Fn(&Key) -> bool) {
+        self.troubles.retain(|key, _| !about(key));
+        self.attempts.retain(|key, _| !about(key));
+    }
+
+    /// Drops what belongs to older generations, to things that are gone, and to sandboxes that became ready.
+    pub(super) fn settle(&mut self, desired: &Desired, actual: &Actual) {
+        let ready = |key: &Key| match key {
+            Key::Sandbox(id) => {
+                let guest = actual.sandboxes.get(id).and_then(|fact| fact.guest.present());
+                guest.is_some_and(|guest| guest.phase == Phase::Ready)
+            }
+            Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => false,
+        };
+        self.troubles.retain(|key, trouble| trouble.stamp == stamp(key, desired) && !ready(key));
+        self.attempts.retain(|key, attempt| attempt.stamp == stamp(key, desired) && !ready(key));
+    }
+
+    /// Why a start is planned again although the sandbox was started for this generation. `None` when it was not.
+    pub(super) fn failed_attempt(
+        &self,
+        key: &Key,
+        list: &List,
+        desired: &Desired,
+    ) -> Option<String> {
+        let why = starts(list)?;
+        let attempt = self.attempts.get(key)?;
+        (!attempt.reported && attempt.stamp == stamp(key, desired)).then(|| why.to_string())
+    }
+
+    /// Records that a start came to nothing.
+    pub(super) fn attempt_failed(&mut self, key: &Key, why: &str, last_words: &str) {
+        let Some(attempt) = self.attempts.get_mut(key) else { return };
+        attempt.reported = true;
+        let (count, stamp) = (attempt.count, attempt.stamp);
+        let message = match last_words.trim() {
+            "" => why.to_string(),
+            words => format!("{why}; its console ends with: {words}"),
+        };
+        let problem = Problem { kind: ProblemKind::Host, message, hints: Vec::new() };
+        let next_try = Instant::now() + pause(count, stamp);
+        self.troubles.insert(key.clone(), Trouble { stamp, count, problem, next_try });
+    }
+
+    /// Whether it is time.
+    pub(super) fn may_try(&self, key: &Key) -> bool {
+        self.troubles.get(key).is_none_or(|trouble| trouble.next_try <= Instant::now())
+    }
+
+    /// A list begins.
+    pub(super) fn begin(&mut self, key: &Key, list: &List, desired: &Desired) {
+        if starts(list).is_some() {
+            let stamp = stamp(key, desired);
+            let attempt = self.attempts.entry(key.clone());
+            let attempt = attempt.or_insert(Attempt { stamp, count: 0, reported: false });
+            attempt.count += 1;
+            attempt.reported = false;
+        }
+    }
+
+    /// A list ended well. A sandbox that was started keeps its record until it is ready.
+    pub(super) fn list_succeeded(&mut self, key: &Key) {
+        if !self.attempts.contains_key(key) {
+            self.troubles.remove(key);
+        }
+    }
+
+    /// A list failed.
+    pub(super) fn list_failed(&mut self, key: &Key, problem: Problem, desired: &Desired) {
+        if let Some(attempt) = self.attempts.get_mut(key) {
+            attempt.reported = true;
+        }
+        let stamp = stamp(key, desired);
+        let count = self.troubles.get(key).map_or(0, |trouble| trouble.count) + 1;
+        let next_try = Instant::now() + pause(count, stamp);
+        self.troubles.insert(key.clone(), Trouble { stamp, count, problem, next_try });
+    }
+
+    /// How long until something may be tried.
+    pub(super) fn next_try(&self) -> Option<Duration> {
+        let now = Instant::now();
+        // What is due already is tried in every pass, as soon as it waits for nothing.
+        let due = self.troubles.values().filter(|trouble| trouble.next_try > now);
+        due.map(|trouble| trouble.next_try - now).min()
+    }
+
+    /// As the status shows them.
+    pub(super) fn failures(&self) -> Failures {
+        let now = Instant::now();
+        let failure = |trouble: &Trouble| Failure {
+            count: trouble.count,
+            problem: trouble.problem.clone(),
+            next_try_secs: trouble.next_try.saturating_duration_since(now).as_secs(),
+        };
+        self.troubles.iter().map(|(key, trouble)| (key.clone(), failure(trouble))).collect()
+    }
+}

@@ -1,0 +1,105 @@
+//! What this host is like: how sandboxes can run on it, and what it can carry.
+
+use crate::apply::Moment;
+use banger_plan::admit::Capacity;
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How guests' code is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acceleration {
+    /// By the processor.
+    Kvm,
+    /// By software emulation.
+    Tcg,
+}
+
+/// Which acceleration is used here, and why.
+pub fn acceleration() -> (Acceleration, &'static str) {
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = flags.lines().find(|line| line.starts_with("flags")).unwrap_or("");
+    let virtual_machines = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
+    let kvm = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    match (kvm, virtual_machines) {
+        (Ok(_), true) => (Acceleration::Kvm, "/dev/kvm works"),
+        (Ok(_), false) => (
+            Acceleration::Tcg,
+            "/dev/kvm is there, but the processor shows neither vmx nor svm: it cannot run a stock kernel",
+        ),
+        (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound => {
+            (Acceleration::Tcg, "there is no /dev/kvm")
+        }
+        (Err(_), _) => (Acceleration::Tcg, "/dev/kvm cannot be opened by this user"),
+    }
+}
+
+/// The frequency of the time stamp counter in kHz, as far as the kernel tells.
+///
+/// Emulated guests see the host's counter, and their kernel cannot always measure it on a loaded host.
+pub fn tsc_khz() -> Option<u64> {
+    let exact = fs::read_to_string("/sys/devices/system/cpu/cpu0/tsc_freq_khz").ok();
+    if let Some(khz) = exact.and_then(|text| text.trim().parse().ok()) {
+        return Some(khz);
+    }
+    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("cpu MHz"))?;
+    let mhz: f64 = line.split(':').nth(1)?.trim().parse().ok()?;
+    Some((mhz * 1000.0) as u64)
+}
+
+/// What the host can carry.
+pub fn capacity() -> Capacity {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: u64 = total
+        .and_then(|text| text.split_whitespace().next())
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Capacity { memory_mib: kib >> 10, cpus: u32::try_from(cpus).unwrap_or(u32::MAX) }
+}
+
+/// The real clock and real randomness.
+#[derive(Debug, Clone, Copy)]
+pub struct RealMoment;
+
+impl Moment for RealMoment {
+    fn clock_ns(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn entropy(&self) -> String {
+        random::<32>().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Random bytes from the kernel.
+///
+/// # Panics
+/// When the kernel has none, which it never says after boot.
+pub fn random<const N: usize>() -> [u8; N] {
+    use std::io::Read;
+    let mut bytes = [0; N];
+    let source = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    source.expect("the kernel has random bytes");
+    bytes
+}
+
+/// The sandboxes of this user that have a cgroup.
+pub fn cgroups() -> std::collections::BTreeSet<banger_wire::id::SandboxId> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let root = mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let is_cgroup2 = after.split(' ').next() == Some("cgroup2");
+        is_cgroup2.then(|| before.split(' ').nth(4)).flatten().map(std::path::PathBuf::from)
+    });
+    let owner = banger_wire::derive::owner_cgroup(nix::unistd::geteuid().as_raw());
+    let entries = root.and_then(|root| fs::read_dir(root.join(owner)).ok());
+    let names = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| banger_wire::id::SandboxId::new(name).ok()).collect()
+}

@@ -1,0 +1,44 @@
+//! Asks every driver once and puts the answers together. There are no decisions here.
+
+use crate::drivers::Drivers;
+use banger_plan::actual::{Actual, SandboxFact, Seen};
+use banger_plan::desired::Desired;
+
+/// What is there, of all that is desired.
+pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
+    let disks = drivers.disk.observe(desired).await;
+    let (processes, mut foreign) = drivers.vmm.observe(desired).await;
+    let running: Vec<_> = processes
+        .iter()
+        .filter(|(_, facts)| facts.vmm.present().is_some())
+        .map(|(id, _)| id.clone())
+        .collect();
+    let guests = drivers.guest.observe(&running).await;
+    let ports = drivers.net.observe().await;
+    let unseen = || Seen::Unknown("the driver said nothing about it".to_string());
+    let sandboxes = desired.sandboxes.keys().map(|id| {
+        let facts = processes.get(id);
+        let fact = SandboxFact {
+            disk: disks.disks.get(id).cloned().unwrap_or_else(unseen),
+            vmm: facts.map_or_else(
+                || Seen::Unknown("its processes were not looked for".to_string()),
+                |facts| facts.vmm.clone(),
+            ),
+            run: facts.map_or(Seen::Absent, |facts| facts.run.clone()),
+            guest: guests.get(id).cloned().unwrap_or(Seen::Absent),
+            ports: ports.get(id).cloned().unwrap_or_default(),
+            cgroup: facts.is_some_and(|facts| facts.cgroup),
+        };
+        (id.clone(), fact)
+    });
+    let sandboxes = sandboxes.collect();
+    foreign.extend(disks.foreign);
+    foreign.sort();
+    Actual {
+        kernels: disks.kernels,
+        images: disks.images,
+        volumes: disks.volumes,
+        sandboxes,
+        foreign,
+    }
+}

@@ -1,0 +1,159 @@
+//! Processes that carry our mark: found in `/proc`, held by pidfd, never signalled by a bare number (R-R5).
+
+use banger_wire::derive::{MARK, Role, parse_process_mark};
+use banger_wire::id::{InstallId, SandboxId};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+
+/// One process of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Marked {
+    /// Whose.
+    pub sandbox: SandboxId,
+    /// What for.
+    pub role: Role,
+    /// The key of what it was started with.
+    pub boot: String,
+    /// Its number. Only good together with its start time.
+    pub pid: i32,
+    /// When it started, in clock ticks since the host's boot.
+    pub started: u64,
+}
+
+/// Every living process of this installation that we may look at.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn marked(install: &InstallId) -> io::Result<Vec<Marked>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        // Processes end while we look, and others' cannot be read: neither is ours then.
+        let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
+        let Some(mark) = mark_of(&environment) else { continue };
+        let Some((sandbox, role, boot)) = parse_process_mark(install, mark) else { continue };
+        let Some(started) = start_time(pid) else { continue };
+        found.push(Marked { sandbox, role, boot, pid, started });
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn mark_of(environment: &[u8]) -> Option<&str> {
+    let prefix = MARK.as_bytes();
+    environment.split(|byte| *byte == 0).find_map(|variable| {
+        let value = variable.strip_prefix(prefix)?.strip_prefix(b"=")?;
+        std::str::from_utf8(value).ok()
+    })
+}
+
+/// When a process started, in clock ticks since boot. `None` when it is gone or a zombie.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; the fields follow the last one.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let state = fields.first()?;
+    if matches!(*state, "Z" | "X") {
+        return None;
+    }
+    fields.get(19)?.parse().ok()
+}
+
+/// Seconds since a process started.
+pub fn uptime(process: &Marked) -> u64 {
+    let now = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let now: f64 = now.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    let ticks = rustix::param::clock_ticks_per_second().max(1);
+    (now - process.started as f64 / ticks as f64).max(0.0) as u64
+}
+
+/// A process that can neither be confused with another nor go away unnoticed.
+#[derive(Debug)]
+pub struct Held {
+    pidfd: OwnedFd,
+}
+
+impl Held {
+    /// Takes hold of a process. `None` when it ended meanwhile.
+    pub fn new(process: &Marked) -> Option<Self> {
+        let pid = rustix::process::Pid::from_raw(process.pid)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+        // The number may have been used again between looking and opening.
+        (start_time(process.pid) == Some(process.started)).then_some(Self { pidfd })
+    }
+
+    /// Sends a signal. One that ended needs none.
+    pub fn signal(&self, signal: Signal) {
+        let _ = pidfd_send_signal(&self.pidfd, signal);
+    }
+
+    /// The descriptor, for the helper.
+    pub fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
+    /// Waits until it ended. Whoever started it collects it.
+    pub async fn ended(self) -> io::Result<()> {
+        #[expect(
+            deprecated,
+            reason = "its unsoundness needs a type that lies about its descriptor"
+        )]
+        let watched = AsyncFd::with_interest(self.pidfd, tokio::io::Interest::READABLE)?;
+        let _ = watched.readable().await?;
+        Ok(())
+    }
+}
+
+/// Ends processes: waits `patience` for them to go by themselves, then TERM and as long again, then KILL.
+///
+/// # Errors
+/// With those that are still there.
+pub async fn end(processes: &[Marked], patience: Duration, term: Duration) -> Result<(), String> {
+    let mut left: Vec<(&Marked, tokio::task::JoinHandle<io::Result<()>>)> = Vec::new();
+    for process in processes {
+        if let Some(held) = Held::new(process) {
+            left.push((process, tokio::spawn(held.ended())));
+        }
+    }
+    let stages = [
+        (patience, Some(Signal::TERM)),
+        (term, Some(Signal::KILL)),
+        (Duration::from_secs(5), None),
+    ];
+    for (time, then) in stages {
+        let deadline = tokio::time::Instant::now() + time;
+        let mut still = Vec::new();
+        for (process, mut ended) in left {
+            if tokio::time::timeout_at(deadline, &mut ended).await.is_err() {
+                still.push((process, ended));
+            }
+        }
+        left = still;
+        if left.is_empty() {
+            return Ok(());
+        }
+        for (process, _) in &left {
+            if let (Some(held), Some(signal)) = (Held::new(process), then) {
+                held.signal(signal);
+            }
+        }
+    }
+    let pids: Vec<String> = left.iter().map(|(process, _)| process.pid.to_string()).collect();
+    Err(format!("processes that do not end: {}", pids.join(", ")))
+}
+
+/// Whether a program can be found, and where.
+pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    let folders = std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).into()));
+    folders.map(|folder| folder.join(name)).find(|file| file.is_file())
+}

@@ -1,0 +1,98 @@
+//! The host's side of a guest's vsock: a Unix socket, `CONNECT <port>`, `OK <port>`. Firecracker and
+//! `vhost-device-vsock` speak the same.
+//!
+//! Whoever answers on that socket *is* that guest; no name or number that it says counts (R-G8).
+
+use banger_wire::agent::{PORT, Reply, Request};
+use banger_wire::frame::{Frame, Kind};
+use banger_wire::stream::{Reader, send_message};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+/// How long a guest may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a write to a guest may stall.
+const WRITE: Duration = Duration::from_secs(10);
+
+/// A conversation with a guest's agent.
+#[derive(Debug)]
+pub struct Conversation {
+    /// What the guest says.
+    pub reader: Reader<OwnedReadHalf>,
+    /// What it is told.
+    pub writer: OwnedWriteHalf,
+}
+
+fn broken(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.into())
+}
+
+/// Connects to the agent behind a socket and sends the first message.
+///
+/// # Errors
+/// When the guest does not answer in time or not as it should.
+pub async fn ask(socket: &Path, request: &Request) -> io::Result<Conversation> {
+    let mut stream = timeout(CONNECT, connect(socket)).await??;
+    timeout(WRITE, send_message(&mut stream, request)).await??;
+    let (read, writer) = stream.into_split();
+    Ok(Conversation { reader: Reader::new(read), writer })
+}
+
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(socket).await?;
+    stream.write_all(format!("CONNECT {PORT}\n").as_bytes()).await?;
+    let mut line = Vec::new();
+    // "OK " and a number of at most ten digits.
+    while line.len() < 16 {
+        match stream.read_u8().await? {
+            b'\n' if line.starts_with(b"OK ") => return Ok(stream),
+            b'\n' => break,
+            byte => line.push(byte),
+        }
+    }
+    Err(broken("the vsock device answered something else than OK"))
+}
+
+impl Conversation {
+    /// The next message, within this time.
+    ///
+    /// # Errors
+    /// When there is none, or it is not one.
+    pub async fn reply(&mut self, within: Duration) -> io::Result<Reply> {
+        match timeout(within, self.reader.next()).await?? {
+            Some(Frame { kind: Kind::Control, payload }) => {
+                serde_json::from_slice(&payload).map_err(|error| broken(error.to_string()))
+            }
+            Some(_) => Err(broken("the guest sent a stream where a message was due")),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Waits for `Done`, passing `Progress` on.
+    ///
+    /// # Errors
+    /// When the guest says that it failed, or says nothing for so long.
+    pub async fn done(
+        &mut self,
+        silence: Duration,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> io::Result<()> {
+        loop {
+            match self.reply(silence).await? {
+                Reply::Done => return Ok(()),
+                Reply::Progress { done } => progress(done),
+                Reply::Failed { message } => {
+                    return Err(io::Error::other(banger_wire::text::clean_line(&message)));
+                }
+                Reply::State(_) | Reply::Started | Reply::Exit { .. } => {
+                    return Err(broken("the guest sent another message than was due"));
+                }
+            }
+        }
+    }
+}
