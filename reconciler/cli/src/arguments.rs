@@ -1,0 +1,247 @@
+//! The arguments of every command.
+
+use banger_wire::id::Name;
+use banger_wire::size::Mib;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Disposable development sandboxes as microVMs, described in a Bangerfile and kept true.
+#[derive(Debug, Parser)]
+#[command(name = "banger", version, propagate_version = true, infer_subcommands = false)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The project; the Bangerfile's, or its folder's, if not given
+    #[arg(short, long, global = true)]
+    pub(crate) project: Option<Name>,
+    /// The Bangerfile; ./Bangerfile or ./Bangerfile.toml if not given
+    #[arg(short, long, global = true)]
+    pub(crate) file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
+pub(crate) enum Command {
+    /// Make what the Bangerfile says so
+    Apply {
+        /// Destroy data without asking
+        #[arg(short, long)]
+        yes: bool,
+        /// Only show what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Return once it is stored, without waiting until it is so
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Show what apply would do: exit code 0 for nothing, 2 for something
+    Plan,
+    /// Show how everything is
+    Status,
+    /// Remove everything that the project made
+    Destroy {
+        /// Destroy data without asking
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Check the Bangerfile, without a daemon
+    Check,
+    /// Lay the Bangerfile out in the standard way
+    Fmt {
+        /// Change nothing; exit code 1 when it would change
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write a first Bangerfile
+    Init,
+    /// Sandboxes
+    #[command(subcommand)]
+    Vm(Vm),
+    /// List all sandboxes
+    Ps,
+    /// Images
+    #[command(subcommand)]
+    Image(Image),
+    /// Kernels
+    #[command(subcommand)]
+    Kernel(Kernel),
+    /// Show the version of banger and of its daemon
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Vm {
+    /// Run a command in a fresh sandbox that is removed afterwards
+    Run {
+        #[command(flatten)]
+        shape: Shape,
+        #[command(flatten)]
+        how: How,
+        /// The command; a shell if not given
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Make a sandbox and start it
+    Create {
+        /// Its name
+        name: Name,
+        #[command(flatten)]
+        shape: Shape,
+        /// Return at once
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Start a sandbox
+    Start(Target),
+    /// Stop a sandbox in order; its disk stays
+    Stop(Target),
+    /// Stop a sandbox and start it again
+    Restart(Target),
+    /// Stop a sandbox at once, as if by pulling its plug
+    Kill(Target),
+    /// Remove a sandbox and its disk
+    Delete {
+        #[command(flatten)]
+        target: Target,
+        /// Without asking
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// List sandboxes
+    List,
+    /// Show everything about a sandbox
+    Show {
+        /// Which
+        name: Name,
+    },
+    /// Run a command in a sandbox
+    Exec {
+        /// Which
+        name: Name,
+        #[command(flatten)]
+        how: How,
+        /// The command; a shell if not given
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Show what a sandbox wrote to its console
+    Logs {
+        /// Which
+        name: Name,
+        /// Go on until interrupted
+        #[arg(long)]
+        follow: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// Which
+    pub(crate) name: Name,
+    /// Return at once
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+/// Everything that a flag can say, the file can say too.
+#[derive(Debug, Args)]
+pub(crate) struct Shape {
+    /// The image: the Bangerfile's or the catalog's
+    #[arg(long, default_value = banger_schema::catalog::DEFAULT_IMAGE)]
+    pub(crate) image: Name,
+    /// Another kernel than the image's
+    #[arg(long)]
+    pub(crate) kernel: Option<Name>,
+    /// Processors
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) cpus: Option<u8>,
+    /// Memory, with its unit
+    #[arg(long, value_parser = size)]
+    pub(crate) memory: Option<Mib>,
+    /// The size of its disk, with its unit
+    #[arg(long, value_parser = size)]
+    pub(crate) disk: Option<Mib>,
+    /// A port of the host's loopback that leads to a port in the guest
+    #[arg(long, value_name = "HOST[:GUEST]", value_parser = publish)]
+    pub(crate) publish: Vec<banger_schema::spec::Publish>,
+    /// A shell line that runs once before it is ready
+    #[arg(long, value_name = "LINE")]
+    pub(crate) provision: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct How {
+    /// A variable of the command's environment
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// The command's folder
+    #[arg(short, long, value_name = "FOLDER")]
+    pub(crate) workdir: Option<String>,
+    /// The command's user, by name or number
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Pipes even on a terminal
+    #[arg(short = 'T', long)]
+    pub(crate) no_tty: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    /// List images
+    List,
+    /// Show everything about an image
+    Show {
+        /// Its name, or the start of its recipe's digest
+        image: String,
+    },
+    /// Build an image of the Bangerfile or the catalog
+    Build {
+        /// Its name
+        image: Name,
+    },
+    /// Delete an image that nothing uses
+    Delete {
+        /// Its name, or the start of its recipe's digest
+        image: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kernel {
+    /// List kernels
+    List,
+    /// Show everything about a kernel
+    Show {
+        /// Its name, or the start of its recipe's digest
+        kernel: String,
+    },
+    /// Delete a kernel that nothing uses
+    Rm {
+        /// Its name, or the start of its recipe's digest
+        kernel: String,
+    },
+}
+
+fn size(text: &str) -> Result<Mib, String> {
+    Mib::parse(text).map_err(|error| error.rule)
+}
+
+fn publish(text: &str) -> Result<banger_schema::spec::Publish, String> {
+    let (host, guest) = text.split_once(':').unwrap_or((text, text));
+    let port = |text: &str| text.parse::<u16>().map_err(|_| format!("\"{text}\" is not a port"));
+    Ok(banger_schema::spec::Publish { host: port(host)?, guest: port(guest)? })
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has no =")?;
+    Ok((name.to_string(), value.to_string()))
+}

@@ -1,0 +1,153 @@
+//! `apply`, `plan`, `status`, `destroy`: the file and what is.
+
+use super::{agree, follow, project_or_default};
+use crate::arguments::Global;
+use crate::client::Client;
+use crate::failure::{Failure, REFUSED, USAGE};
+use crate::{project, show};
+use anyhow::Result;
+use banger_wire::api::{Applied, Apply, Destroy, Status};
+use banger_wire::id::Name;
+use std::process::ExitCode;
+
+fn read(global: &Global) -> Result<(Name, banger_schema::Spec)> {
+    let file = project::need(global)?;
+    let spec = file.parse()?;
+    Ok((file.project(global, &spec)?, spec))
+}
+
+pub(super) async fn plan(global: &Global) -> Result<ExitCode> {
+    let (project, spec) = read(global)?;
+    let client = Client::connect().await?;
+    let apply = Apply { spec, dry_run: true, consent: false };
+    let applied: Applied = client.post(&format!("/v1/projects/{project}/apply"), &apply).await?;
+    let changes = !applied.plan.lines.is_empty();
+    if global.json {
+        show::json(&applied.plan)?;
+    } else if changes {
+        show::plan(&applied.plan);
+    } else {
+        println!("no changes");
+    }
+    Ok(ExitCode::from(if changes { USAGE } else { 0 }))
+}
+
+pub(super) async fn apply(
+    global: &Global,
+    yes: bool,
+    dry_run: bool,
+    no_wait: bool,
+) -> Result<ExitCode> {
+    if dry_run {
+        plan(global).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (project, spec) = read(global)?;
+    let client = Client::connect().await?;
+    let path = format!("/v1/projects/{project}/apply");
+    let mut apply = Apply { spec, dry_run: false, consent: yes };
+    let mut applied: Applied = client.post(&path, &apply).await?;
+    let nothing = applied.plan.lines.is_empty();
+    if !global.json {
+        if nothing {
+            println!("no changes");
+        } else {
+            show::plan(&applied.plan);
+        }
+    }
+    if !applied.accepted {
+        consent(&applied, "apply --yes")?;
+        apply.consent = true;
+        applied = client.post(&path, &apply).await?;
+    }
+    if !no_wait {
+        follow(&client, &project, applied.change, global.json).await?;
+    }
+    if global.json {
+        show::json(&applied)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks before data is destroyed.
+fn consent(applied: &Applied, command: &str) -> Result<()> {
+    let destroyed: Vec<&str> = applied
+        .plan
+        .lines
+        .iter()
+        .filter(|line| line.destroys)
+        .map(|line| line.resource.as_str())
+        .collect();
+    let what = banger_wire::text::clean_line(&destroyed.join(", "));
+    if agree(&format!("This destroys the data of {what}. Go on?")) {
+        return Ok(());
+    }
+    let message = format!("this would destroy the data of {what}; nothing was done");
+    Err(Failure::new(REFUSED, message).hint(format!("to agree: banger {command}")).into())
+}
+
+pub(super) async fn destroy(global: &Global, yes: bool) -> Result<ExitCode> {
+    let project = match &global.project {
+        Some(project) => project.clone(),
+        None => read(global)?.0,
+    };
+    let client = Client::connect().await?;
+    let path = format!("/v1/projects/{project}/destroy");
+    let mut applied: Applied =
+        client.post(&path, &Destroy { dry_run: true, consent: false }).await?;
+    if !global.json {
+        if applied.plan.lines.is_empty() {
+            println!("nothing to destroy");
+        } else {
+            show::plan(&applied.plan);
+        }
+    }
+    if !yes && applied.plan.lines.iter().any(|line| line.destroys) {
+        consent(&applied, "destroy --yes")?;
+    }
+    applied = client.post(&path, &Destroy { dry_run: false, consent: true }).await?;
+    follow(&client, &project, applied.change, global.json).await?;
+    if global.json {
+        show::json(&applied)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn status(global: &Global) -> Result<ExitCode> {
+    let client = Client::connect().await?;
+    let project = project_or_default(global);
+    let status: Status = client.get(&format!("/v1/status?project={project}")).await?;
+    if global.json {
+        show::json(&status)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("project {project}");
+    let rows = status.sandboxes.iter().map(|s| {
+        let reason = match s.next_try_secs {
+            Some(seconds) => format!("{} (next try in {})", s.reason, show::age(seconds)),
+            None => s.reason.clone(),
+        };
+        vec![
+            s.name.to_string(),
+            s.phase.to_string(),
+            s.image.clone(),
+            s.cpus.to_string(),
+            s.memory.clone(),
+            s.uptime_secs.map(show::age).unwrap_or_default(),
+            s.ports.join(" "),
+            reason,
+        ]
+    });
+    show::table(
+        &["sandbox", "phase", "image", "cpus", "memory", "up", "ports", "reason"],
+        rows.collect(),
+    );
+    for volume in &status.volumes {
+        let there = if volume.present { "" } else { ", not there yet" };
+        println!("volume {} ({}{there})", volume.name, volume.size);
+    }
+    for foreign in &status.foreign {
+        println!("not ours, left alone: {}", banger_wire::text::clean_line(foreign));
+    }
+    Ok(ExitCode::SUCCESS)
+}

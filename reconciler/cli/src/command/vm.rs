@@ -1,0 +1,252 @@
+//! `vm …` and `ps`: each writes a small spec or looks at one sandbox.
+
+use super::artifact::declaration;
+use super::{agree, follow};
+use crate::arguments::{Global, How, Shape, Target, Vm};
+use crate::client::Client;
+use crate::failure::{FAILED, Failure, REFUSED};
+use crate::{project, show, terminal};
+use anyhow::Result;
+use banger_schema::Spec;
+use banger_schema::spec::SandboxSpec;
+use banger_wire::agent::{Exec, Tty};
+use banger_wire::api::{Applied, Edit, Event, Run, SandboxStatus, Status};
+use banger_wire::derive::RUN_PROJECT;
+use banger_wire::frame::Kind;
+use banger_wire::id::Name;
+use banger_wire::stream::{Reader, send_message};
+use http_body_util::BodyExt;
+use serde_json::json;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+pub(super) async fn run(global: &Global, command: Vm) -> Result<ExitCode> {
+    match command {
+        Vm::Run { shape, how, command } => run_once(global, &shape, how, command).await,
+        Vm::Create { name, shape, no_wait } => create(global, name, &shape, no_wait).await,
+        Vm::Start(target) => edit(global, target, |name| Edit::Start { name }).await,
+        Vm::Stop(target) => edit(global, target, |name| Edit::Stop { name }).await,
+        Vm::Restart(target) => edit(global, target, |name| Edit::Restart { name }).await,
+        Vm::Kill(target) => edit(global, target, |name| Edit::Kill { name }).await,
+        Vm::Delete { target, yes } => {
+            if !yes && !agree(&format!("This destroys the disk of {}. Go on?", target.name)) {
+                let message =
+                    format!("this would destroy the disk of {}; nothing was done", target.name);
+                return Err(Failure::new(REFUSED, message).hint("to agree: --yes").into());
+            }
+            edit(global, target, |name| Edit::Delete { name }).await
+        }
+        Vm::List => list(global).await,
+        Vm::Show { name } => show_one(global, &name).await,
+        Vm::Exec { name, how, command } => exec(global, &name, how, command).await,
+        Vm::Logs { name, follow } => logs(global, &name, follow).await,
+    }
+}
+
+pub(super) async fn list(global: &Global) -> Result<ExitCode> {
+    let client = Client::connect().await?;
+    let query =
+        global.project.as_ref().map(|project| format!("?project={project}")).unwrap_or_default();
+    let status: Status = client.get(&format!("/v1/status{query}")).await?;
+    if global.json {
+        show::json(&status.sandboxes)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = status.sandboxes.iter().map(|s| {
+        vec![
+            s.project.to_string(),
+            s.name.to_string(),
+            s.phase.to_string(),
+            s.image.clone(),
+            s.uptime_secs.map(show::age).unwrap_or_default(),
+            s.ports.join(" "),
+            s.reason.clone(),
+        ]
+    });
+    show::table(&["project", "name", "phase", "image", "up", "ports", "reason"], rows.collect());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A sandbox by name: in the project that was named or is here, else by command, else wherever there is just one.
+async fn find(client: &Client, global: &Global, name: &Name) -> Result<SandboxStatus> {
+    let status: Status = client.get("/v1/status").await?;
+    let of = |project: &Name| {
+        status.sandboxes.iter().find(|s| s.project == *project && s.name == *name).cloned()
+    };
+    let missing = |place: String| {
+        Failure::new(FAILED, format!("there is no sandbox {name}{place}"))
+            .hint("banger ps lists them all")
+    };
+    if let Some(project) = &global.project {
+        return Ok(of(project).ok_or_else(|| missing(format!(" in project {project}")))?);
+    }
+    if let Some(found) = project::here(global).and_then(|project| of(&project)) {
+        return Ok(found);
+    }
+    if let Some(found) = of(&project::default()) {
+        return Ok(found);
+    }
+    let mut elsewhere = status.sandboxes.iter().filter(|s| s.name == *name);
+    match (elsewhere.next(), elsewhere.next()) {
+        (Some(only), None) => Ok(only.clone()),
+        (None, _) => Err(missing(String::new()).into()),
+        (Some(_), Some(_)) => {
+            let message = format!("several projects have a sandbox {name}");
+            Err(Failure::new(FAILED, message).hint("name the project with -p").into())
+        }
+    }
+}
+
+async fn edit(
+    global: &Global,
+    target: Target,
+    command: impl FnOnce(Name) -> Edit<Spec>,
+) -> Result<ExitCode> {
+    let client = Client::connect().await?;
+    let found = find(&client, global, &target.name).await?;
+    let path = format!("/v1/projects/{}/edit", found.project);
+    let applied: Applied = client.post(&path, &command(target.name)).await?;
+    if !target.no_wait {
+        follow(&client, &found.project, applied.change, global.json).await?;
+    }
+    if global.json {
+        show::json(&applied)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shaped(shape: &Shape) -> SandboxSpec {
+    let mut spec = SandboxSpec::new(shape.image.clone());
+    spec.kernel = shape.kernel.clone();
+    spec.cpus = shape.cpus.unwrap_or(spec.cpus);
+    spec.memory = shape.memory.unwrap_or(spec.memory);
+    spec.disk = shape.disk.unwrap_or(spec.disk);
+    spec.publish = shape.publish.clone();
+    spec.provision = shape.provision.clone();
+    spec
+}
+
+async fn create(global: &Global, name: Name, shape: &Shape, no_wait: bool) -> Result<ExitCode> {
+    let mut spec = declaration(global, &shape.image)?;
+    spec.sandboxes.insert(name.clone(), shaped(shape));
+    let client = Client::connect().await?;
+    let project = global.project.clone().unwrap_or_else(project::default);
+    let applied: Applied =
+        client.post(&format!("/v1/projects/{project}/edit"), &Edit::Create { spec }).await?;
+    if !no_wait {
+        follow(&client, &project, applied.change, global.json).await?;
+    }
+    if global.json {
+        show::json(&applied)?;
+    } else {
+        println!("{name}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn wanted(how: How, command: Vec<String>, tty: Option<Tty>) -> Exec {
+    let argv =
+        if command.is_empty() { vec!["/bin/sh".to_string(), "-l".to_string()] } else { command };
+    Exec { argv, env: how.env.into_iter().collect(), cwd: how.workdir, user: how.user, tty }
+}
+
+async fn exec(global: &Global, name: &Name, how: How, command: Vec<String>) -> Result<ExitCode> {
+    let client = Client::connect().await?;
+    let found = find(&client, global, name).await?;
+    let tty = terminal::wanted(how.no_tty);
+    let on_terminal = tty.is_some();
+    let exec = wanted(how, command, tty);
+    let path = format!("/v1/projects/{}/sandboxes/{name}/exec", found.project);
+    let (read, mut write) = tokio::io::split(client.upgrade(&path).await?);
+    send_message(&mut write, &exec).await?;
+    Ok(ExitCode::from(terminal::carry(Reader::new(read), write, on_terminal).await?))
+}
+
+/// A name for a sandbox that nobody has to type.
+fn fresh_name() -> Name {
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let number = (now.as_nanos() ^ (u128::from(std::process::id()) << 20)) & 0xffff_ffff;
+    Name::new(format!("run-{number:08x}")).expect("a valid name")
+}
+
+async fn run_once(
+    global: &Global,
+    shape: &Shape,
+    how: How,
+    command: Vec<String>,
+) -> Result<ExitCode> {
+    let mut spec = declaration(global, &shape.image)?;
+    spec.sandboxes.insert(fresh_name(), shaped(shape));
+    let tty = terminal::wanted(how.no_tty);
+    let on_terminal = tty.is_some();
+    let run = Run { spec, exec: wanted(how, command, tty) };
+    let client = Client::connect().await?;
+    let path = format!("/v1/projects/{RUN_PROJECT}/run");
+    let (read, mut write) = tokio::io::split(client.upgrade(&path).await?);
+    send_message(&mut write, &run).await?;
+    let mut reader = Reader::new(read);
+    // What takes long is shown; a boot that takes as long as boots take is not worth a line.
+    let mut happening = show::Happening::new(global.json || !std::io::stderr().is_terminal());
+    loop {
+        let Some(frame) = reader.next().await? else {
+            return Err(Failure::new(crate::failure::UNREACHABLE, "the daemon went away").into());
+        };
+        if frame.kind != Kind::Control {
+            continue;
+        }
+        let event: Event = serde_json::from_slice(&frame.payload)?;
+        happening.event(&event);
+        if let Event::Settled { ok, problems } = event {
+            happening.end();
+            if !ok {
+                return Err(show::failure(problems).into());
+            }
+            return Ok(ExitCode::from(terminal::carry(reader, write, on_terminal).await?));
+        }
+    }
+}
+
+async fn show_one(global: &Global, name: &Name) -> Result<ExitCode> {
+    let client = Client::connect().await?;
+    let found = find(&client, global, name).await?;
+    let project: Spec = client.get(&format!("/v1/projects/{}", found.project)).await?;
+    let spec = project.sandboxes.get(name);
+    if global.json {
+        show::json(&json!({ "status": found, "spec": spec }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let clean = banger_wire::text::clean_line;
+    println!("{} in project {}", found.name, found.project);
+    println!("phase:      {} {}", found.phase, clean(&found.reason));
+    println!("id:         {}", found.id);
+    println!("generation: {} (guest: {})", found.generation.0, found.observed_generation.0);
+    println!("image:      {}", clean(&found.image));
+    println!("shape:      {} cpus, {}", found.cpus, found.memory);
+    println!("vmm:        {}", found.vmm.as_deref().unwrap_or("none"));
+    println!("up:         {}", found.uptime_secs.map(show::age).unwrap_or_default());
+    println!("boot id:    {}", clean(found.boot_id.as_deref().unwrap_or("")));
+    println!("ports:      {}", found.ports.join(" "));
+    println!("failures:   {}", found.failures);
+    if let Some(spec) = spec {
+        println!("spec:       {}", clean(&serde_json::to_string(spec)?));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn logs(global: &Global, name: &Name, follow: bool) -> Result<ExitCode> {
+    let client = Client::connect().await?;
+    let found = find(&client, global, name).await?;
+    let path = format!("/v1/projects/{}/sandboxes/{name}/logs?follow={follow}", found.project);
+    let mut body = client.stream(&path).await?;
+    let mut cleaner = terminal::Cleaner::new(std::io::stdout().is_terminal());
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            let mut out = std::io::stdout();
+            if out.write_all(&cleaner.pass(&data)).and_then(|()| out.flush()).is_err() {
+                break;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
