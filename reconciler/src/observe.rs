@@ -25,7 +25,8 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
                 |facts| facts.vmm.clone(),
             ),
             run: facts.map_or(Seen::Absent, |facts| facts.run.clone()),
-            guest: guests.get(id).cloned().unwrap_or(Seen::Absent),
+            guest: guests.get(id).map_or(Seen::Absent, |guest| guest.state.clone()),
+            silent_secs: guests.get(id).map_or(0, |guest| guest.silent_secs),
             ports: ports.get(id).cloned().unwrap_or_default(),
             cgroup: facts.is_some_and(|facts| facts.cgroup),
         };

@@ -84,6 +84,8 @@ pub struct SandboxFact {
     pub run: Seen<RunFact>,
     /// What its guest says. Absent while it does not answer.
     pub guest: Seen<GuestState>,
+    /// Seconds since its guest was last heard, or since this daemon began to listen to it.
+    pub silent_secs: u64,
     /// Host ports that lead into it, with the guest's port.
     pub ports: BTreeMap<u16, u16>,
     /// Whether a cgroup of its own exists.
@@ -98,6 +100,7 @@ impl SandboxFact {
             vmm: Seen::Absent,
             run: Seen::Absent,
             guest: Seen::Absent,
+            silent_secs: 0,
             ports: BTreeMap::new(),
             cgroup: false,
         }

@@ -1,6 +1,6 @@
 //! Guests, over vsock. A task per running sandbox watches what its agent says.
 
-use super::{Guest, Outcome, Wake};
+use super::{Guest, GuestFacts, Outcome, Wake};
 use crate::fault::Fault;
 use crate::folders::Folders;
 use crate::vsock::{self, Conversation};
@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// How long a guest may be silent until it counts as not answering.
 const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECS);
@@ -39,6 +40,8 @@ pub struct VsockGuest {
 
 struct Watcher {
     state: watch::Receiver<Option<GuestState>>,
+    /// When it was last seen to answer, or first listened to.
+    heard: Instant,
     task: AbortHandle,
 }
 
@@ -71,7 +74,7 @@ impl VsockGuest {
 
 #[async_trait]
 impl Guest for VsockGuest {
-    async fn observe(&self, running: &[SandboxId]) -> BTreeMap<SandboxId, Seen<GuestState>> {
+    async fn observe(&self, running: &[SandboxId]) -> BTreeMap<SandboxId, GuestFacts> {
         let mut watchers = self.watchers.lock().expect("no holder panics");
         watchers.retain(|id, _| running.contains(id));
         let mut facts = BTreeMap::new();
@@ -80,10 +83,16 @@ impl Guest for VsockGuest {
                 let (sender, state) = watch::channel(None);
                 let run = self.folders.vm(id);
                 let task = watch_guest(id.clone(), run, sender, self.wakes.clone());
-                Watcher { state, task: tokio::spawn(task).abort_handle() }
+                let heard = Instant::now();
+                Watcher { state, heard, task: tokio::spawn(task).abort_handle() }
             });
             let state = watcher.state.borrow().clone();
-            facts.insert(id.clone(), state.map_or(Seen::Absent, Seen::Present));
+            if state.is_some() {
+                watcher.heard = Instant::now();
+            }
+            let silent_secs = watcher.heard.elapsed().as_secs();
+            let state = state.map_or(Seen::Absent, Seen::Present);
+            facts.insert(id.clone(), GuestFacts { state, silent_secs });
         }
         facts
     }
@@ -134,7 +143,7 @@ async fn watch_guest(
     wakes: mpsc::UnboundedSender<Wake>,
 ) {
     let socket = run.join(super::vmm::VSOCK);
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     loop {
         let ended = follow(&id, &socket, &run, &state, &wakes).await;
         tracing::trace!("{id}: {ended:?}");

@@ -155,11 +155,20 @@ pub trait Vmm: Send + Sync {
     async fn last_words(&self, sandbox: &SandboxId) -> String;
 }
 
+/// What the guest driver hears of one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestFacts {
+    /// What it says. Absent while it does not answer.
+    pub state: Seen<GuestState>,
+    /// Seconds since it was last heard, or since this daemon began to listen.
+    pub silent_secs: u64,
+}
+
 /// Guests.
 #[async_trait]
 pub trait Guest: Send + Sync {
-    /// What the guests of these running sandboxes say. One that does not answer is absent.
-    async fn observe(&self, running: &[SandboxId]) -> BTreeMap<SandboxId, Seen<GuestState>>;
+    /// What the guests of these running sandboxes say.
+    async fn observe(&self, running: &[SandboxId]) -> BTreeMap<SandboxId, GuestFacts>;
     /// Gives a guest its identity, or a newer one.
     async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault>;
     /// Asks a guest to shut down. Best effort: what it does not do, stopping its processes does.

@@ -4,7 +4,8 @@
 //! disk, a guest answers some time after its VMM started. It is deterministic and can fail or "crash" on demand.
 
 use super::{
-    Disk, DiskFacts, DiskRemoval, DiskTarget, Drivers, Guest, Net, Outcome, Progress, Vmm, VmmFacts,
+    Disk, DiskFacts, DiskRemoval, DiskTarget, Drivers, Guest, GuestFacts, Net, Outcome, Progress,
+    Vmm, VmmFacts,
 };
 use crate::fault::Fault;
 use async_trait::async_trait;
@@ -30,6 +31,8 @@ pub struct SimVmm {
     pub guest: Option<GuestState>,
     /// The guest never answers.
     pub silent: bool,
+    /// Seconds that this daemon has not heard it.
+    pub unheard: u64,
 }
 
 /// Everything that exists in the simulated world.
@@ -92,6 +95,7 @@ impl Sim {
         let needed = world.boot_secs;
         for (id, vmm) in &mut world.vmms {
             vmm.uptime += seconds;
+            vmm.unheard = if vmm.guest.is_some() { 0 } else { vmm.unheard + seconds };
             if vmm.guest.is_none() && !vmm.silent && vmm.uptime >= needed {
                 vmm.guest = Some(waiting(id));
             }
@@ -288,7 +292,8 @@ impl Vmm for Sim {
             assert!(!world.vmms.contains_key(id), "one VMM per sandbox");
             world.runs.insert(id.clone(), (boot.clone(), false));
             *world.starts.entry(id.clone()).or_default() += 1;
-            let vmm = SimVmm { boot: boot.clone(), uptime: 0, guest: None, silent: false };
+            let vmm =
+                SimVmm { boot: boot.clone(), uptime: 0, guest: None, silent: false, unheard: 0 };
             world.vmms.insert(id.clone(), vmm);
             changed(true)
         })
@@ -312,13 +317,15 @@ impl Vmm for Sim {
 
 #[async_trait]
 impl Guest for Sim {
-    async fn observe(&self, running: &[SandboxId]) -> BTreeMap<SandboxId, Seen<GuestState>> {
+    async fn observe(&self, running: &[SandboxId]) -> BTreeMap<SandboxId, GuestFacts> {
         let world = self.world();
-        let state = |id: &SandboxId| world.vmms.get(id).and_then(|vmm| vmm.guest.clone());
-        running
-            .iter()
-            .map(|id| (id.clone(), state(id).map_or(Seen::Absent, Seen::Present)))
-            .collect()
+        let fact = |id: &SandboxId| {
+            let vmm = world.vmms.get(id);
+            let state = vmm.and_then(|vmm| vmm.guest.clone());
+            let silent_secs = vmm.map_or(0, |vmm| vmm.unheard);
+            GuestFacts { state: state.map_or(Seen::Absent, Seen::Present), silent_secs }
+        };
+        running.iter().map(|id| (id.clone(), fact(id))).collect()
     }
 
     async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault> {

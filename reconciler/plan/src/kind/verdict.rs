@@ -8,7 +8,7 @@ use banger_schema::spec::{Drift, Mode, Restart};
 use banger_wire::agent::Phase;
 use banger_wire::id::Digest;
 
-/// Seconds that a VMM may run without its guest's agent answering.
+/// Seconds that a VMM may run without its guest's agent being heard.
 pub const GUEST_DEADLINE_SECS: u64 = 120;
 
 /// The decision.
@@ -121,7 +121,7 @@ fn reason_to_stop(
     }
     if sandbox.spec.drift == Drift::Heal
         && fact.guest.present().is_none()
-        && vmm.uptime_secs >= GUEST_DEADLINE_SECS
+        && fact.silent_secs >= GUEST_DEADLINE_SECS
     {
         return Some(format!("its guest did not answer for {GUEST_DEADLINE_SECS} s"));
     }

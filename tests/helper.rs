@@ -1,0 +1,1 @@
+//! The helper as root.

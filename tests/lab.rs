@@ -1,0 +1,141 @@
+//! A simulated world with the real core around it: assign, observe, plan, apply, without the loop's clock.
+
+use banger_plan::assign::{assign, forget};
+use banger_plan::desired::{Desired, Key};
+use banger_plan::plan::{Plan, plan};
+use banger_reconciler::apply::{Moment, apply};
+use banger_reconciler::drivers::Drivers;
+use banger_reconciler::drivers::sim::Sim;
+use banger_reconciler::observe::observe;
+use banger_schema::{Language, Spec, parse};
+use banger_wire::id::{InstallId, Name, SandboxId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The same moment every time.
+pub(crate) struct Fixed;
+
+impl Moment for Fixed {
+    fn clock_ns(&self) -> u64 {
+        1
+    }
+    fn entropy(&self) -> String {
+        "00".repeat(32)
+    }
+}
+
+pub(crate) struct Lab {
+    pub(crate) sim: Sim,
+    pub(crate) desired: Desired,
+    pub(crate) drivers: Drivers,
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).expect("a valid name")
+}
+
+pub(crate) fn spec(text: &str) -> Spec {
+    parse("Bangerfile", text, Language::Kdl)
+        .unwrap_or_else(|report| panic!("{}", report.render(false)))
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        let sim = Sim::new();
+        let drivers = sim.drivers();
+        Self { sim, drivers, desired: Desired::empty(InstallId::from_bits(1)) }
+    }
+
+    pub(crate) fn want(&mut self, project: &str, spec: &Spec, consent: bool) {
+        self.desired = assign(&self.desired, &name(project), spec, consent);
+    }
+
+    pub(crate) async fn plan(&self) -> Plan {
+        plan(&self.desired, &observe(&self.drivers, &self.desired).await)
+    }
+
+    /// One pass: every list that may be carried out, one after the other. Errors are left to the next pass.
+    pub(crate) async fn pass(&mut self) -> Plan {
+        let actual = observe(&self.drivers, &self.desired).await;
+        if let Some(next) = forget(&self.desired, &actual) {
+            self.desired = next;
+        }
+        let plan = plan(&self.desired, &actual);
+        for list in plan.lists.values().filter(|list| list.waits.is_empty()) {
+            for step in &list.steps {
+                let progress = Arc::new(|_, _| {});
+                if apply(&step.action, &self.desired, &self.drivers, &Fixed, progress)
+                    .await
+                    .is_err()
+                {
+                    break;
+                }
+            }
+        }
+        self.sim.pass(1);
+        plan
+    }
+
+    /// Passes until nothing is to be done. Panics when that never comes.
+    pub(crate) async fn converge(&mut self) {
+        for _ in 0..60 {
+            if self.pass().await.is_empty() {
+                return;
+            }
+        }
+        panic!("it does not converge:\n{}{:#?}", self.plan().await, self.plan().await);
+    }
+
+    /// The daemon is killed and a new one starts: its open ports are gone, everything else is as it was.
+    pub(crate) fn restart_daemon(&mut self) {
+        let mut world = self.sim.world();
+        world.crashed = false;
+        world.crash_at = None;
+        world.ports.clear();
+    }
+
+    pub(crate) fn id(&self, project: &str, sandbox: &str) -> SandboxId {
+        self.desired.sandbox(&name(project), &name(sandbox)).expect("wanted").id.clone()
+    }
+
+    pub(crate) fn starts(&self) -> BTreeMap<SandboxId, u32> {
+        self.sim.world().starts.clone()
+    }
+
+    /// What exists is exactly what is desired, and nothing else.
+    pub(crate) fn census(&self) {
+        let world = self.sim.world();
+        let running: Vec<&SandboxId> =
+            self.desired.sandboxes.values().filter(|s| s.runs()).map(|s| &s.id).collect();
+        assert_eq!(world.vmms.keys().collect::<Vec<_>>(), running, "processes");
+        assert_eq!(world.runs.keys().collect::<Vec<_>>(), running, "runs");
+        let all: Vec<&SandboxId> = self.desired.sandboxes.keys().collect();
+        assert!(world.disks.keys().all(|id| all.contains(&id)), "disks");
+        assert!(running.iter().all(|id| world.disks.contains_key(id)), "every runner has its disk");
+        assert_eq!(
+            world.volumes.keys().collect::<Vec<_>>(),
+            self.desired.volumes.keys().collect::<Vec<_>>()
+        );
+        for sandbox in self.desired.sandboxes.values().filter(|s| s.runs()) {
+            let guest = world.vmms[&sandbox.id].guest.as_ref().expect("answers");
+            assert_eq!(guest.generation, sandbox.generation);
+            let open = world.ports.get(&sandbox.id).cloned().unwrap_or_default();
+            let wanted: BTreeMap<u16, u16> =
+                sandbox.spec.publish.iter().map(|p| (p.host, p.guest)).collect();
+            assert_eq!(open, wanted);
+        }
+    }
+
+    /// The text of a plan, with the waits.
+    pub(crate) fn show(plan: &Plan) -> String {
+        let mut text = plan.to_string();
+        for (key, list) in &plan.lists {
+            if let (Key::Sandbox(_) | Key::Image(_), waits @ [_, ..]) = (key, list.waits.as_slice())
+            {
+                let waits: Vec<String> = waits.iter().map(ToString::to_string).collect();
+                text.push_str(&format!("  {}: {}\n", list.title, waits.join(", ")));
+            }
+        }
+        if text.is_empty() { "nothing to do\n".to_string() } else { text }
+    }
+}

@@ -1,0 +1,1 @@
+//! Nothing: the tests are in `all.rs`, the figures in `figures.rs`.

@@ -1,0 +1,238 @@
+//! Transcripts on the simulated world, compared with `tests/golden`. `UPDATE_EXPECT=1` rewrites them.
+
+use crate::lab::{Lab, name, spec};
+use std::path::Path;
+
+/// One line of a script.
+enum Do<'a> {
+    Apply(&'a str),
+    ApplyWithConsent(&'a str),
+    Tick,
+    Converge,
+    KillVmm(&'a str),
+    PowerOff(&'a str),
+    Silence(&'a str),
+    Pass(u64),
+    FailOnce(&'a str),
+    ClosePorts,
+}
+
+async fn play(script: &[Do<'_>]) -> String {
+    let mut lab = Lab::new();
+    let mut out = String::new();
+    for step in script {
+        match step {
+            Do::Apply(text) | Do::ApplyWithConsent(text) => {
+                let consent = matches!(step, Do::ApplyWithConsent(_));
+                lab.want("p", &spec(text), consent);
+                out.push_str(&format!("=== apply{}\n", if consent { " with consent" } else { "" }));
+                out.push_str(&Lab::show(&lab.plan().await));
+            }
+            Do::Tick => {
+                out.push_str("=== tick\n");
+                out.push_str(&Lab::show(&lab.pass().await));
+            }
+            Do::Converge => {
+                lab.converge().await;
+                lab.census();
+                out.push_str("=== converged\n");
+            }
+            Do::KillVmm(sandbox) => {
+                let id = lab.id("p", sandbox);
+                lab.sim.world().vmms.remove(&id);
+                out.push_str(&format!("=== the VMM of {sandbox} is killed\n"));
+            }
+            Do::PowerOff(sandbox) => {
+                let id = lab.id("p", sandbox);
+                let mut world = lab.sim.world();
+                world.vmms.remove(&id);
+                world.runs.get_mut(&id).expect("ran").1 = true;
+                drop(world);
+                out.push_str(&format!("=== the guest of {sandbox} powers off\n"));
+            }
+            Do::Silence(sandbox) => {
+                let id = lab.id("p", sandbox);
+                let mut world = lab.sim.world();
+                let vmm = world.vmms.get_mut(&id).expect("runs");
+                (vmm.silent, vmm.guest) = (true, None);
+                drop(world);
+                out.push_str(&format!("=== the guest of {sandbox} falls silent\n"));
+            }
+            Do::Pass(seconds) => lab.sim.pass(*seconds),
+            Do::FailOnce(call) => {
+                lab.sim.world().fail_next = Some((*call).to_string());
+                out.push_str(&format!("=== the next {call} fails\n"));
+            }
+            Do::ClosePorts => {
+                lab.sim.world().ports.clear();
+                out.push_str("=== the ports are closed\n");
+            }
+        }
+    }
+    out
+}
+
+/// The one way to compare a transcript.
+fn check(title: &str, script: &[Do<'_>]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let seen = runtime.block_on(play(script));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(format!("{title}.txt"));
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(&path, &seen).expect("writes");
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        seen == expected,
+        "{title} differs (UPDATE_EXPECT=1 rewrites it):\n{seen}\n--- expected\n{expected}"
+    );
+}
+
+const WEB: &str = "sandbox \"web\" { image \"debian-bookworm\"; publish 8080 guest=80; }";
+
+#[test]
+fn create() {
+    check(
+        "create",
+        &[
+            Do::Apply(WEB),
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::Converge,
+            Do::Apply(WEB),
+        ],
+    );
+}
+
+#[test]
+fn dependencies() {
+    let text = "sandbox \"web\" { image \"debian-bookworm\"; after \"db\"; }\nsandbox \"db\" { image \"debian-bookworm\"; volume \"data\" at=\"/data\"; }\nvolume \"data\" size=\"1GiB\"";
+    check(
+        "dependencies",
+        &[Do::Apply(text), Do::Tick, Do::Tick, Do::Tick, Do::Tick, Do::Tick, Do::Converge],
+    );
+}
+
+#[test]
+fn changes_by_class() {
+    let base = "sandbox \"web\" { image \"debian-bookworm\"; memory \"512MiB\"; }";
+    let live = "sandbox \"web\" { image \"debian-bookworm\"; memory \"512MiB\"; env A=\"1\"; publish 8080; }";
+    let restart = "sandbox \"web\" { image \"debian-bookworm\"; memory \"1GiB\"; cpus 2; disk \"20GiB\"; env A=\"1\"; publish 8080; }";
+    let replace = "image \"other\" { debian { packages \"git\"; }; }\nsandbox \"web\" { image \"other\"; memory \"1GiB\"; cpus 2; disk \"20GiB\"; env A=\"1\"; publish 8080; }";
+    check(
+        "classes",
+        &[
+            Do::Apply(base),
+            Do::Converge,
+            Do::Apply(live),
+            Do::Converge,
+            Do::Apply(restart),
+            Do::Converge,
+            Do::Apply(replace),
+            Do::Tick,
+            Do::ApplyWithConsent(replace),
+            Do::Converge,
+        ],
+    );
+}
+
+#[test]
+fn drift_is_healed() {
+    check(
+        "drift",
+        &[
+            Do::Apply(WEB),
+            Do::Converge,
+            Do::KillVmm("web"),
+            Do::Tick,
+            Do::Converge,
+            Do::ClosePorts,
+            Do::Tick,
+            Do::Converge,
+            Do::Silence("web"),
+            Do::Tick,
+            Do::Pass(200),
+            Do::Tick,
+            Do::Converge,
+        ],
+    );
+}
+
+#[test]
+fn drift_is_only_reported_where_the_file_says_so() {
+    let text = "sandbox \"web\" { image \"debian-bookworm\"; drift \"report\"; }";
+    check("drift-report", &[Do::Apply(text), Do::Converge, Do::KillVmm("web"), Do::Tick, Do::Tick]);
+}
+
+#[test]
+fn a_guest_that_powers_off_follows_its_restart_policy() {
+    let policy = |policy: &str| {
+        format!("sandbox \"web\" {{ image \"debian-bookworm\"; restart \"{policy}\"; }}")
+    };
+    let (always, failure, never) = (policy("always"), policy("on-failure"), policy("never"));
+    check(
+        "power-off-always",
+        &[Do::Apply(&always), Do::Converge, Do::PowerOff("web"), Do::Tick, Do::Converge],
+    );
+    check(
+        "power-off-on-failure",
+        &[Do::Apply(&failure), Do::Converge, Do::PowerOff("web"), Do::Tick],
+    );
+    check("killed-never", &[Do::Apply(&never), Do::Converge, Do::KillVmm("web"), Do::Tick]);
+}
+
+#[test]
+fn a_failed_start_is_tried_again() {
+    check(
+        "failed-start",
+        &[
+            Do::Apply(WEB),
+            Do::Tick,
+            Do::Tick,
+            Do::FailOnce("start"),
+            Do::Tick,
+            Do::Tick,
+            Do::Converge,
+        ],
+    );
+}
+
+#[test]
+fn stop_and_remove() {
+    let stopped =
+        "sandbox \"web\" { image \"debian-bookworm\"; publish 8080 guest=80; mode \"stopped\"; }";
+    check(
+        "stop-and-remove",
+        &[
+            Do::Apply(WEB),
+            Do::Converge,
+            Do::Apply(stopped),
+            Do::Tick,
+            Do::Converge,
+            Do::ApplyWithConsent(""),
+            Do::Tick,
+            Do::Converge,
+        ],
+    );
+}
+
+/// What one project does never plans a change in another.
+#[test]
+fn projects_do_not_touch_each_other() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut lab = Lab::new();
+        lab.want("one", &spec(WEB), false);
+        lab.converge().await;
+        lab.want("two", &spec("sandbox \"web\" { image \"debian-bookworm\"; }"), false);
+        assert!(lab.plan().await.of_project(&lab.desired, &name("one")).is_empty());
+        lab.converge().await;
+        lab.want("two", &banger_schema::Spec::default(), true);
+        assert!(lab.plan().await.of_project(&lab.desired, &name("one")).is_empty());
+        lab.converge().await;
+        lab.census();
+        assert_eq!(lab.sim.world().vmms.len(), 1);
+    });
+}
