@@ -9,7 +9,7 @@ use banger_reconciler::drivers::sim::Sim;
 use banger_reconciler::observe::observe;
 use banger_schema::{Language, Spec, parse};
 use banger_wire::id::{InstallId, Name, SandboxId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The same moment every time.
@@ -57,7 +57,7 @@ impl Lab {
     /// One pass: every list that may be carried out, one after the other. Errors are left to the next pass.
     pub(crate) async fn pass(&mut self) -> Plan {
         let actual = observe(&self.drivers, &self.desired).await;
-        if let Some(next) = forget(&self.desired, &actual) {
+        if let Some(next) = forget(&self.desired, &self.desired, &actual, &BTreeSet::new()) {
             self.desired = next;
         }
         let plan = plan(&self.desired, &actual);

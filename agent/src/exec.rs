@@ -3,7 +3,7 @@
 use crate::state::State;
 use crate::sys::{self, Prepare};
 use crate::{Error, users};
-use banger_wire::agent::{Control, Exec, Identity, Phase, Reply, Signal};
+use banger_wire::agent::{Control, Exec, Identity, Phase, Reply, STDIN_WINDOW, Signal};
 use banger_wire::frame::{Kind, MAX_CHUNK};
 use banger_wire::stream::{Reader, send, send_message as reply};
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
@@ -16,7 +16,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long output may still trickle in after the command itself ended: a background child may hold the pipe.
@@ -75,6 +75,9 @@ where
     reply(&mut write, &Reply::Started).await?;
     converse(child, streams, reader, write).await
 }
+
+/// A chunk of output and what it is.
+type Output = (Kind, Vec<u8>);
 
 /// The host's ends of a command's streams.
 struct Streams {
@@ -147,14 +150,16 @@ where
     W: AsyncWrite + Unpin + Send + 'static,
 {
     let group = Pid::from_raw(i32::try_from(child.id().unwrap_or(0)).unwrap_or(0));
-    let (sender, mut output) = mpsc::channel::<(Kind, Vec<u8>)>(8);
+    let (sender, mut output) = mpsc::channel::<Output>(8);
     for (kind, stream) in streams.outputs {
         tokio::spawn(pump(kind, stream, sender.clone()));
     }
+    // Not among the outputs: they are at their end when the command's own streams are.
+    let (taken_sender, mut taken) = mpsc::channel::<()>(STDIN_WINDOW);
     drop(sender);
-    let (stdin_sender, stdin_receiver) = mpsc::channel::<Vec<u8>>(8);
+    let (stdin_sender, stdin_receiver) = mpsc::channel::<Vec<u8>>(STDIN_WINDOW);
     if let Some(stdin) = streams.stdin {
-        tokio::spawn(feed(stdin, stdin_receiver));
+        tokio::spawn(feed(stdin, stdin_receiver, taken_sender));
     }
     let mut stdin_sender = Some(stdin_sender);
     let mut ended = None;
@@ -164,14 +169,20 @@ where
                 Some((kind, bytes)) => send(&mut write, kind, &bytes).await?,
                 None => break,
             },
+            Some(()) = taken.recv() => reply(&mut write, &Reply::Taken).await?,
             status = child.wait(), if ended.is_none() => ended = Some(status?),
             () = tokio::time::sleep(QUIET), if ended.is_some() => break,
             frame = reader.next(), if ended.is_none() => match frame {
                 Ok(Some(frame)) if frame.kind == Kind::Stdin && frame.payload.is_empty() => stdin_sender = None,
                 Ok(Some(frame)) if frame.kind == Kind::Stdin => {
                     if let Some(stdin) = &stdin_sender {
-                        // A command that closed its input is no error of the sender's.
-                        let _ = stdin.send(frame.payload).await;
+                        match stdin.try_send(frame.payload) {
+                            // A command that closed its input is no error of the sender's.
+                            Ok(()) | Err(TrySendError::Closed(_)) => {}
+                            Err(TrySendError::Full(_)) => {
+                                return Err("more input was sent than may be under way".into());
+                            }
+                        }
                     }
                 }
                 Ok(Some(frame)) => control(&frame.payload, group, streams.terminal.as_ref())?,
@@ -221,11 +232,7 @@ fn control(payload: &[u8], group: Pid, terminal: Option<&std::fs::File>) -> Resu
 }
 
 /// From the command to the host. A terminal whose last user is gone reads as an error: that is its end.
-async fn pump(
-    kind: Kind,
-    mut from: Box<dyn AsyncRead + Unpin + Send>,
-    to: mpsc::Sender<(Kind, Vec<u8>)>,
-) {
+async fn pump(kind: Kind, mut from: Box<dyn AsyncRead + Unpin + Send>, to: mpsc::Sender<Output>) {
     let mut chunk = vec![0; MAX_CHUNK];
     while let Ok(count @ 1..) = from.read(&mut chunk).await {
         if to.send((kind, chunk[..count].to_vec())).await.is_err() {
@@ -235,9 +242,16 @@ async fn pump(
 }
 
 /// From the host to the command. Dropping the stream is the end of its input.
-async fn feed(mut to: Box<dyn AsyncWrite + Unpin + Send>, mut from: mpsc::Receiver<Vec<u8>>) {
+async fn feed(
+    mut to: Box<dyn AsyncWrite + Unpin + Send>,
+    mut from: mpsc::Receiver<Vec<u8>>,
+    taken: mpsc::Sender<()>,
+) {
+    let mut open = true;
     while let Some(chunk) = from.recv().await {
-        if to.write_all(&chunk).await.is_err() || to.flush().await.is_err() {
+        // What a command does not want any more is taken all the same.
+        open = open && to.write_all(&chunk).await.is_ok() && to.flush().await.is_ok();
+        if taken.send(()).await.is_err() {
             return;
         }
     }

@@ -22,15 +22,19 @@ where
     let (mut read, early) = reader.into_parts();
     inside.write_all(&early).await?;
     let (mut from_inside, mut to_inside) = inside.split();
-    // Each direction ends by itself, so that a half-closed connection stays half open.
     let inward = async {
         tokio::io::copy(&mut read, &mut to_inside).await?;
-        to_inside.shutdown().await
+        to_inside.shutdown().await?;
+        std::future::pending::<std::io::Result<()>>().await
     };
     let outward = async {
         tokio::io::copy(&mut from_inside, &mut write).await?;
         write.shutdown().await
     };
-    let (inward, outward) = tokio::join!(inward, outward);
-    Ok(inward.and(outward)?)
+    // The vsock device carries no half-closed stream to the host: when the program inside has said all, the
+    // whole connection closes, which the host sees as its end.
+    tokio::select! {
+        broken = inward => Ok(broken?),
+        done = outward => Ok(done?),
+    }
 }

@@ -13,7 +13,7 @@ use crate::store::Store;
 use banger_plan::actual::Actual;
 use banger_plan::admit::{Capacity, admit};
 use banger_plan::assign;
-use banger_plan::desired::{Desired, Key};
+use banger_plan::desired::{Desired, Key, Life};
 use banger_plan::plan::{Plan, plan};
 use banger_plan::status::{Failures, status};
 use banger_schema::Spec;
@@ -21,7 +21,7 @@ use banger_wire::api::{Event, Phase, Problem, ProblemKind, Status};
 use banger_wire::id::{Name, SandboxId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, broadcast, mpsc, watch};
 use trouble::Troubles;
@@ -53,17 +53,30 @@ pub struct Proposal {
     pub plan: Plan,
     /// Whether it is desired now.
     pub accepted: bool,
+    /// The things whose data it destroys.
+    pub destroys: Vec<String>,
     /// The number of this change: a snapshot with at least this number knows of it.
     pub change: u64,
 }
 
+/// What data a proposal may destroy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Consent {
+    /// None: it is not accepted when it would.
+    No,
+    /// All that it destroys.
+    Yes,
+    /// That of this sandbox, which a command removes by name. Others keep theirs, whatever changed about them.
+    Only(Option<Name>),
+}
+
 /// How a proposal is to be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// Only plan.
     pub dry_run: bool,
-    /// Whether data may be destroyed.
-    pub consent: bool,
+    /// What data may be destroyed.
+    pub consent: Consent,
     /// Whether the new sandboxes live only as long as a connection.
     pub ephemeral: bool,
 }
@@ -82,6 +95,7 @@ pub struct Engine {
     wakes: mpsc::UnboundedSender<Wake>,
     forgive: std::sync::Mutex<BTreeSet<Name>>,
     changes: AtomicU64,
+    busy: AtomicUsize,
 }
 
 impl Engine {
@@ -121,6 +135,7 @@ impl Engine {
             wakes,
             forgive: std::sync::Mutex::default(),
             changes: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
         }))
     }
 
@@ -176,21 +191,33 @@ impl Engine {
             next
         };
         // Planned as if agreed to, so that what would be destroyed is shown before anybody agrees.
-        let agreed = assigned(true);
-        admit(&desired, &agreed, project, &spec, self.capacity).map_err(|refusal| Problem {
+        let next = assigned(!matches!(terms.consent, Consent::Only(_)));
+        admit(&desired, &next, project, &spec, self.capacity).map_err(|refusal| Problem {
             kind: ProblemKind::Refused,
             hints: vec![refusal.hint()],
             message: refusal.to_string(),
         })?;
-        let actual = observe(&self.drivers, &agreed).await;
-        let plan = plan(&agreed, &actual).of_project(&agreed, project);
-        let accepted = !terms.dry_run && (terms.consent || !plan.destroys());
+        let actual = observe(&self.drivers, &next).await;
+        let plan = plan(&next, &actual).of_project(&next, project);
+        let lost = assign::destroyed(&desired, &next, &actual);
+        let agreed = |key: &Key| match (&terms.consent, key) {
+            (Consent::Yes, _) => true,
+            (Consent::No, _) => false,
+            (Consent::Only(name), Key::Sandbox(id)) => {
+                let sandbox = &next.sandboxes[id];
+                // Another image without consent is blocked, not carried out.
+                sandbox.life == Life::Wanted || Some(&sandbox.name) == name.as_ref()
+            }
+            (Consent::Only(_), Key::Volume(_) | Key::Image(_) | Key::Kernel(_)) => false,
+        };
+        let accepted = !terms.dry_run && lost.iter().all(agreed);
+        let destroys = lost.iter().map(|key| next.title(key)).collect();
         if accepted {
             self.forgive.lock().expect("no holder panics").insert(project.clone());
-            let next = if terms.consent { agreed } else { assigned(false) };
             self.commit(&mut desired, next).map_err(|fault| fault.problem())?;
         }
-        Ok(Proposal { plan, accepted, change: self.changes.load(Ordering::SeqCst) })
+        let change = self.changes.load(Ordering::SeqCst);
+        Ok(Proposal { plan, accepted, destroys, change })
     }
 
     /// Changes desired state in a way that needs no plan shown.
@@ -218,7 +245,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs until `stop`. Lists that are under way are waited for: stopping in the middle of one is safe, but noisy.
+    /// Whether there is nothing to do, and nothing under way.
+    pub fn is_idle(&self) -> bool {
+        self.desired().is_idle() && self.busy.load(Ordering::SeqCst) == 0
+    }
+
+    /// Runs until `stop`. Lists that are under way then are left where they are: the next daemon goes on.
     pub async fn run(
         self: Arc<Self>,
         mut wakes: mpsc::UnboundedReceiver<Wake>,
@@ -229,6 +261,7 @@ impl Engine {
         let mut busy: BTreeSet<Key> = BTreeSet::new();
         loop {
             self.pass(&mut busy, &mut troubles, &done_sender).await;
+            self.busy.store(busy.len(), Ordering::SeqCst);
             let pause = troubles.next_try().unwrap_or(TICK).min(TICK);
             tokio::select! {
                 _ = wakes.recv() => while wakes.try_recv().is_ok() {},
@@ -253,10 +286,9 @@ impl Engine {
         let change = self.changes.load(Ordering::SeqCst);
         let mut desired = self.desired();
         let actual = observe(&self.drivers, &desired).await;
-        if assign::forget(&desired, &actual).is_some() {
-            let forgotten = self
-                .change(|now| Ok(assign::forget(now, &actual).unwrap_or_else(|| now.clone())))
-                .await;
+        if assign::forget(&desired, &desired, &actual, busy).is_some() {
+            let left = |now: &Desired| assign::forget(now, &desired, &actual, busy);
+            let forgotten = self.change(|now| Ok(left(now).unwrap_or_else(|| now.clone()))).await;
             if let Err(problem) = forgotten {
                 tracing::warn!("dropping what is gone: {}", problem.message);
             }

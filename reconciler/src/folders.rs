@@ -6,6 +6,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The longest path that a Unix socket may have, with its terminator.
 const SUN_PATH: usize = 108;
@@ -57,6 +58,11 @@ impl Folders {
             folders.scratch(),
         ] {
             make(&folder)?;
+        }
+        // Whoever made them first may have been less careful.
+        for folder in [&folders.state, &folders.run] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            fs::set_permissions(folder, mode).during(|| format!("closing {}", folder.display()))?;
         }
         Ok(folders)
     }
@@ -139,15 +145,21 @@ pub fn make(folder: &Path) -> Result<(), Fault> {
         .during(|| format!("making the folder {}", folder.display()))
 }
 
+/// A number that no other call in this daemon gets, and no other daemon either.
+pub fn unique() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Writes a file whole or not at all: beside it, synced, renamed into place, and the folder synced.
 ///
 /// # Errors
 /// When any of that fails; then the old content is still there.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), Fault> {
-    let beside = path.with_extension("new");
+    let beside = path.with_extension(format!("{}.new", unique()));
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || {
-        let mut file = File::create(&beside)?;
+        let mut file = File::create_new(&beside)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;

@@ -19,6 +19,7 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
     let sandboxes = desired.sandboxes.keys().map(|id| {
         let facts = processes.get(id);
         let fact = SandboxFact {
+            folder: disks.folders.contains(id),
             disk: disks.disks.get(id).cloned().unwrap_or_else(unseen),
             vmm: facts.map_or_else(
                 || Seen::Unknown("its processes were not looked for".to_string()),

@@ -36,11 +36,14 @@ pub fn marked(install: &InstallId) -> io::Result<Vec<Marked>> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        // Processes end while we look, and others' cannot be read: neither is ours then.
-        let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
+        let environment = match fs::read(entry.path().join("environ")) {
+            Ok(environment) => environment,
+            Err(error) if is_not_ours(&error) => continue,
+            Err(error) => return Err(error),
+        };
         let Some(mark) = mark_of(&environment) else { continue };
         let Some((sandbox, role, boot)) = parse_process_mark(install, mark) else { continue };
-        let Some(started) = start_time(pid) else { continue };
+        let Some(started) = start_time(pid)? else { continue };
         found.push(Marked { sandbox, role, boot, pid, started });
     }
     found.sort();
@@ -55,16 +58,30 @@ fn mark_of(environment: &[u8]) -> Option<&str> {
     })
 }
 
+/// Processes end while we look, and others' cannot be read: neither is ours then. Anything else, like having no
+/// descriptor left, says nothing about a process.
+fn is_not_ours(error: &io::Error) -> bool {
+    const ESRCH: i32 = 3;
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+        || error.raw_os_error() == Some(ESRCH)
+}
+
 /// When a process started, in clock ticks since boot. `None` when it is gone or a zombie.
-fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn start_time(pid: i32) -> io::Result<Option<u64>> {
+    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) if is_not_ours(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     // The name, in parentheses, may hold anything; the fields follow the last one.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let state = fields.first()?;
-    if matches!(*state, "Z" | "X") {
-        return None;
+    let fields: Vec<&str> = match stat.rsplit_once(')') {
+        Some((_, fields)) => fields.split_whitespace().collect(),
+        None => return Ok(None),
+    };
+    if fields.first().is_none_or(|state| matches!(*state, "Z" | "X")) {
+        return Ok(None);
     }
-    fields.get(19)?.parse().ok()
+    Ok(fields.get(19).and_then(|text| text.parse().ok()))
 }
 
 /// Seconds since a process started.
@@ -83,11 +100,19 @@ pub struct Held {
 
 impl Held {
     /// Takes hold of a process. `None` when it ended meanwhile.
-    pub fn new(process: &Marked) -> Option<Self> {
-        let pid = rustix::process::Pid::from_raw(process.pid)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+    ///
+    /// # Errors
+    /// When it cannot be told, as when no descriptor is left.
+    pub fn new(process: &Marked) -> io::Result<Option<Self>> {
+        let Some(pid) = rustix::process::Pid::from_raw(process.pid) else { return Ok(None) };
+        let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(pidfd) => pidfd,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         // The number may have been used again between looking and opening.
-        (start_time(process.pid) == Some(process.started)).then_some(Self { pidfd })
+        let same = start_time(process.pid)? == Some(process.started);
+        Ok(same.then_some(Self { pidfd }))
     }
 
     /// Sends a signal. One that ended needs none.
@@ -119,7 +144,7 @@ impl Held {
 pub async fn end(processes: &[Marked], patience: Duration, term: Duration) -> Result<(), String> {
     let mut left: Vec<(&Marked, tokio::task::JoinHandle<io::Result<()>>)> = Vec::new();
     for process in processes {
-        if let Some(held) = Held::new(process) {
+        if let Some(held) = Held::new(process).map_err(|error| error.to_string())? {
             left.push((process, tokio::spawn(held.ended())));
         }
     }
@@ -141,7 +166,7 @@ pub async fn end(processes: &[Marked], patience: Duration, term: Duration) -> Re
             return Ok(());
         }
         for (process, _) in &left {
-            if let (Some(held), Some(signal)) = (Held::new(process), then) {
+            if let (Ok(Some(held)), Some(signal)) = (Held::new(process), then) {
                 held.signal(signal);
             }
         }

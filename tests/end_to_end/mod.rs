@@ -1,1 +1,9 @@
-//! Real guests.
+//! Real guests under the real programs. Each test has a home of its own, and counts what it leaves: nothing.
+
+mod bad_input;
+mod crash;
+mod data;
+mod example;
+mod home;
+mod init;
+mod run;

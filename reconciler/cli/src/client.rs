@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -48,9 +49,9 @@ impl Client {
 
     async fn start(&self) -> Result<()> {
         let program = daemon()?;
-        std::fs::create_dir_all(&self.state).map_err(|error| {
-            Failure::new(UNREACHABLE, format!("making {}: {error}", self.state.display()))
-        })?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.state).map_err(
+            |error| Failure::new(UNREACHABLE, format!("making {}: {error}", self.state.display())),
+        )?;
         let log = self.state.join(LOG);
         let large = std::fs::metadata(&log).is_ok_and(|meta| meta.len() > MAX_LOG);
         let begun = if large { 0 } else { std::fs::metadata(&log).map_or(0, |meta| meta.len()) };

@@ -69,11 +69,12 @@ impl Bangerfile {
     }
 }
 
-/// The project of the Bangerfile here, if there is one that can be read.
-pub(crate) fn here(global: &Global) -> Option<Name> {
-    let file = find(global).ok()??;
-    let spec = file.parse().ok()?;
-    file.project(global, &spec).ok()
+/// The project of the Bangerfile here. `None` when there is no file; one that cannot be read is an error, or a
+/// command would go to another project than was meant.
+pub(crate) fn here(global: &Global) -> Result<Option<Name>> {
+    let Some(file) = find(global)? else { return Ok(None) };
+    let spec = file.parse()?;
+    Ok(Some(file.project(global, &spec)?))
 }
 
 /// The project of sandboxes that are made by command.

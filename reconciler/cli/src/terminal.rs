@@ -1,16 +1,17 @@
 //! A command in a guest, seen from a terminal or a pipe.
 
 use anyhow::{Result, bail};
-use banger_wire::agent::{Control, Reply, Signal, Tty};
+use banger_wire::agent::{Control, Reply, STDIN_WINDOW, Signal, Tty};
 use banger_wire::frame::{Kind, MAX_CHUNK};
 use banger_wire::stream::{Reader, send, send_message};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 type Stream = TokioIo<Upgraded>;
 
@@ -62,7 +63,8 @@ pub(crate) async fn carry(
 ) -> Result<u8> {
     let raw = if tty { Some(Raw::enter()?) } else { None };
     let (sender, mut outgoing) = mpsc::channel(8);
-    tokio::spawn(input(sender.clone()));
+    let window = Arc::new(Semaphore::new(STDIN_WINDOW));
+    tokio::spawn(input(sender.clone(), window.clone()));
     tokio::spawn(signals(sender, tty));
     let writer = tokio::spawn(async move {
         while let Some(message) = outgoing.recv().await {
@@ -86,6 +88,7 @@ pub(crate) async fn carry(
             Kind::Stderr => print(&mut std::io::stderr(), &err.pass(&frame.payload)),
             Kind::Stdin => {}
             Kind::Control => match serde_json::from_slice(&frame.payload)? {
+                Reply::Taken => window.add_permits(1),
                 Reply::Started | Reply::State(_) | Reply::Done | Reply::Progress { .. } => {}
                 Reply::Exit { code } => break code,
                 Reply::Failed { message } => bail!("{message}"),
@@ -102,10 +105,13 @@ fn print(to: &mut impl Write, bytes: &[u8]) {
     let _ = to.write_all(bytes).and_then(|()| to.flush());
 }
 
-async fn input(to: mpsc::Sender<ToGuest>) {
+/// At most a window of chunks is under way: signals go past input that the command does not read.
+async fn input(to: mpsc::Sender<ToGuest>, window: Arc<Semaphore>) {
     let mut stdin = tokio::io::stdin();
     let mut chunk = vec![0; MAX_CHUNK];
     loop {
+        let Ok(permit) = window.acquire().await else { return };
+        permit.forget();
         let count = stdin.read(&mut chunk).await.unwrap_or(0);
         if to.send(ToGuest::Input(chunk[..count].to_vec())).await.is_err() || count == 0 {
             return;

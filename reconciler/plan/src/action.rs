@@ -201,7 +201,10 @@ impl fmt::Display for Action {
             Action::RemoveVolume { .. } => f.write_str("destroy with its data"),
             Action::CreateDisk { size, .. } => write!(f, "create disk {size}"),
             Action::GrowDisk { from, size, .. } => write!(f, "grow disk {from} → {size}"),
-            Action::RemoveDisk { .. } => f.write_str("destroy disk with its data"),
+            Action::RemoveDisk { ephemeral: true, .. } => f.write_str("clean up disk"),
+            Action::RemoveDisk { ephemeral: false, .. } => {
+                f.write_str("destroy disk with its data")
+            }
             Action::StartVmm { cpus, memory, .. } => {
                 write!(f, "start with {cpus} cpu{}, {memory}", if *cpus == 1 { "" } else { "s" })
             }

@@ -78,6 +78,8 @@ pub struct VolumeFact {
 pub struct SandboxFact {
     /// Its own disk.
     pub disk: Seen<DiskFact>,
+    /// Whether it has a folder that survives its runs, with a disk in it or without.
+    pub folder: bool,
     /// Its processes.
     pub vmm: Seen<VmmFact>,
     /// The folder of its current or last run.
@@ -97,6 +99,7 @@ impl SandboxFact {
     pub fn absent() -> Self {
         Self {
             disk: Seen::Absent,
+            folder: false,
             vmm: Seen::Absent,
             run: Seen::Absent,
             guest: Seen::Absent,
@@ -109,6 +112,7 @@ impl SandboxFact {
     /// Whether nothing of it is there any more, so that its numbers can be used again.
     pub fn is_gone(&self) -> bool {
         self.disk.is_absent()
+            && !self.folder
             && self.vmm.is_absent()
             && self.run.is_absent()
             && self.ports.is_empty()

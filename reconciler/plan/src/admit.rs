@@ -115,7 +115,8 @@ pub fn admit(
         }
     }
     for (name, wanted) in &spec.sandboxes {
-        if u32::from(wanted.cpus) > host.cpus.max(1) {
+        let had = previous.sandbox(project, name).map_or(0, |old| old.spec.cpus);
+        if wanted.cpus > had && u32::from(wanted.cpus) > host.cpus.max(1) {
             let (name, cpus) = (name.clone(), wanted.cpus);
             return Err(Refusal::Cpus { name, cpus, host: host.cpus });
         }
@@ -131,14 +132,18 @@ pub fn admit(
     if next.sandboxes.len() > MAX_SANDBOXES {
         return Err(Refusal::Count(next.sandboxes.len()));
     }
-    memory(next, host)?;
+    memory(previous, next, host)?;
     ports(next, project, spec)
 }
 
-fn memory(next: &Desired, host: Capacity) -> Result<(), Refusal> {
-    let running = next.sandboxes.values().filter(|sandbox| sandbox.runs());
-    let wanted_mib: u64 = running.map(|sandbox| sandbox.spec.memory.get()).sum();
-    if wanted_mib * 100 > host.memory_mib * MEMORY_SHARE {
+fn memory(previous: &Desired, next: &Desired, host: Capacity) -> Result<(), Refusal> {
+    let total = |desired: &Desired| -> u64 {
+        let running = desired.sandboxes.values().filter(|sandbox| sandbox.runs());
+        running.map(|sandbox| sandbox.spec.memory.get()).sum()
+    };
+    let wanted_mib = total(next);
+    // What makes it no worse is always allowed: it may be the way back.
+    if wanted_mib > total(previous) && wanted_mib * 100 > host.memory_mib * MEMORY_SHARE {
         return Err(Refusal::Memory { wanted_mib, host_mib: host.memory_mib });
     }
     Ok(())

@@ -4,17 +4,17 @@
 
 use crate::actual::Actual;
 use crate::desired::{
-    ArtifactLife, Desired, DesiredImage, DesiredKernel, DesiredSandbox, DesiredVolume, Life,
+    ArtifactLife, Desired, DesiredImage, DesiredKernel, DesiredSandbox, DesiredVolume, Key, Life,
 };
 use crate::recipe;
 use banger_schema::catalog;
-use banger_schema::spec::{SandboxSpec, Spec};
+use banger_schema::spec::{Mode, SandboxSpec, Spec};
 use banger_wire::id::{Cid, Digest, Generation, Name, SandboxId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Gives a project a spec: what is not in it any more should go.
 ///
-/// `consent` allows this change to destroy disks. The spec must have passed
+/// `consent` allows a sandbox whose image changes here to lose its disk. The spec must have passed
 /// [`check`](banger_schema::check::check); names that it leaves undeclared come from the catalog.
 pub fn assign(previous: &Desired, project: &Name, spec: &Spec, consent: bool) -> Desired {
     let mut next = previous.clone();
@@ -94,12 +94,19 @@ fn assign_sandbox(
         // A disk never shrinks, and a restart that was asked for by command is not undone by the file.
         spec.disk = if known.image == image { spec.disk.max(known.spec.disk) } else { spec.disk };
         spec.restarts = spec.restarts.max(known.spec.restarts);
+        if known.spec.mode == Mode::Stopped && spec.mode == Mode::Running {
+            // Another boot than the one that was stopped, even if that one is still on its way out.
+            spec.restarts += 1;
+        }
+        let replaced = known.image != image;
         let after = DesiredSandbox { image, kernel, volumes, spec, ..known.clone() };
         if after != *known {
             let generation = Generation(known.generation.0 + 1);
+            // What was agreed to for one image does not hold for the next.
+            let consent = consent || known.consent && !replaced;
             *known = DesiredSandbox { generation, consent, ..after };
-        } else if consent {
-            known.consent = true;
+        } else {
+            known.consent |= consent;
         }
         return;
     }
@@ -110,7 +117,7 @@ fn assign_sandbox(
         name: name.clone(),
         generation: Generation(1),
         life: Life::Wanted,
-        consent,
+        consent: false,
         ephemeral: false,
         cid: free_cid(next),
         image,
@@ -179,23 +186,39 @@ fn assign_artifacts(next: &mut Desired) {
 }
 
 /// Drops what should go and was seen gone, which frees its numbers. `None` when there is nothing to drop.
-pub fn forget(desired: &Desired, actual: &Actual) -> Option<Desired> {
+///
+/// `looked_for` is what was desired when `actual` was taken: what was still wanted then may be in the making now,
+/// and so may be what is `busy`.
+pub fn forget(
+    desired: &Desired,
+    looked_for: &Desired,
+    actual: &Actual,
+    busy: &BTreeSet<Key>,
+) -> Option<Desired> {
     let mut next = desired.clone();
     next.sandboxes.retain(|id, sandbox| {
+        let before = looked_for.sandboxes.get(id).is_some_and(|s| s.life == Life::Removed);
         let gone = actual.sandboxes.get(id).is_some_and(crate::actual::SandboxFact::is_gone);
-        sandbox.life == Life::Wanted || !gone
+        let quiet = !busy.contains(&Key::Sandbox(id.clone()));
+        sandbox.life == Life::Wanted || !(before && gone && quiet)
     });
     next.volumes.retain(|id, volume| {
+        let before = looked_for.volumes.get(id).is_some_and(|v| v.life == Life::Removed);
         let gone = actual.volumes.get(id).is_some_and(crate::Seen::is_absent);
-        volume.life == Life::Wanted || !gone
+        let quiet = !busy.contains(&Key::Volume(id.clone()));
+        volume.life == Life::Wanted || !(before && gone && quiet)
     });
     next.kernels.retain(|digest, kernel| {
+        let before = looked_for.kernels.get(digest).is_some_and(|k| k.life != ArtifactLife::Wanted);
         let gone = actual.kernels.get(digest).is_some_and(crate::Seen::is_absent);
-        kernel.life == ArtifactLife::Wanted || !gone
+        let quiet = !busy.contains(&Key::Kernel(digest.clone()));
+        kernel.life == ArtifactLife::Wanted || !(before && gone && quiet)
     });
     next.images.retain(|digest, image| {
+        let before = looked_for.images.get(digest).is_some_and(|i| i.life != ArtifactLife::Wanted);
         let gone = actual.images.get(digest).is_some_and(crate::Seen::is_absent);
-        image.life == ArtifactLife::Wanted || !gone
+        let quiet = !busy.contains(&Key::Image(digest.clone()));
+        image.life == ArtifactLife::Wanted || !(before && gone && quiet)
     });
     (next != *desired).then_some(next)
 }
@@ -218,7 +241,35 @@ pub fn remove_ephemeral(desired: &Desired, project: &Name, name: &Name) -> Desir
     let own = spec.sandboxes.values().filter_map(|sandbox| sandbox.kernel.clone());
     let used: BTreeSet<Name> = kernels.chain(own).collect();
     spec.kernels.retain(|name, _| used.contains(name));
-    assign(desired, project, &spec, true)
+    assign(desired, project, &spec, false)
+}
+
+/// The sandboxes and volumes whose data a change destroys: those that should go from now on, and those that get
+/// another image. What certainly has no data does not count, nor what nobody would miss.
+pub fn destroyed(previous: &Desired, next: &Desired, actual: &Actual) -> BTreeSet<Key> {
+    let mut keys = BTreeSet::new();
+    for (id, sandbox) in &next.sandboxes {
+        let Some(before) = previous.sandboxes.get(id).filter(|before| before.life == Life::Wanted)
+        else {
+            continue;
+        };
+        let other_image = match actual.sandboxes.get(id).map(|fact| &fact.disk) {
+            Some(crate::Seen::Absent) => continue,
+            Some(crate::Seen::Present(disk)) => disk.recipe != sandbox.image,
+            Some(crate::Seen::Unknown(_)) | None => sandbox.image != before.image,
+        };
+        if (sandbox.life == Life::Removed || other_image) && !sandbox.ephemeral {
+            keys.insert(Key::Sandbox(id.clone()));
+        }
+    }
+    for (id, volume) in &next.volumes {
+        let before = previous.volumes.get(id).is_some_and(|before| before.life == Life::Wanted);
+        let empty = actual.volumes.get(id).is_some_and(crate::Seen::is_absent);
+        if before && volume.life == Life::Removed && !empty {
+            keys.insert(Key::Volume(id.clone()));
+        }
+    }
+    keys
 }
 
 /// Removes every sandbox whose connection cannot be there any more, because the daemon is new.

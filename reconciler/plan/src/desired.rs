@@ -248,6 +248,20 @@ impl Desired {
         }
     }
 
+    /// A sandbox and what it is made from.
+    pub fn needs(&self, id: &SandboxId) -> Vec<Key> {
+        let Some(sandbox) = self.sandboxes.get(id) else { return Vec::new() };
+        let image = self.images.get(&sandbox.image);
+        let mut keys = vec![
+            Key::Sandbox(id.clone()),
+            Key::Kernel(sandbox.kernel.clone()),
+            Key::Image(sandbox.image.clone()),
+        ];
+        keys.extend(image.map(|image| Key::Kernel(image.builder.clone())));
+        keys.extend(sandbox.volumes.iter().cloned().map(Key::Volume));
+        keys
+    }
+
     fn uses_image(&self, digest: &Digest, project: &Name) -> bool {
         self.sandboxes.values().any(|s| s.project == *project && s.image == *digest)
             || self.image_names(digest).iter().any(|(owner, _)| *owner == Some(project))

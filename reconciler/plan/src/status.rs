@@ -153,40 +153,56 @@ pub enum Settled {
     Yes(Vec<Problem>),
 }
 
-/// Whether a project stands still.
+/// Whether a project stands still; or one sandbox of it, with what it needs.
 pub fn settled(
     desired: &Desired,
     status: &Status,
     plan: &Plan,
     failures: &Failures,
     project: &Name,
+    only: Option<&Name>,
 ) -> Settled {
+    let ours = |key: &Key| match only {
+        None => desired.belongs(key, project),
+        Some(name) => desired
+            .sandboxes
+            .values()
+            .filter(|s| s.project == *project && s.name == *name)
+            .any(|s| desired.needs(&s.id).contains(key)),
+    };
     let mut problems = Vec::new();
-    for (key, list) in &plan.of_project(desired, project).lists {
-        match failures.get(key) {
-            Some(failure) if failure.count >= patience(key) => {
-                let message = format!("{}: {}", list.title, failure.problem.message);
-                problems.push(Problem { message, ..failure.problem.clone() });
-            }
-            Some(_) | None if list.steps.is_empty() && list.waits.is_empty() => {}
-            Some(_) | None if waits_for_failed(list, failures, desired, status) => {}
-            Some(_) | None => return Settled::No,
-        }
+    for (key, list) in plan.lists.iter().filter(|(key, _)| ours(key)) {
+        let problem = match failures.get(key) {
+            Some(failure) if failure.count >= patience(key) => failure.problem.clone(),
+            Some(_) => return Settled::No,
+            None => match stuck(list, failures, desired, status, project) {
+                Some(why) => user_problem(why),
+                None => return Settled::No,
+            },
+        };
+        problems
+            .push(Problem { message: format!("{}: {}", list.title, problem.message), ..problem });
     }
-    for sandbox in status.sandboxes.iter().filter(|sandbox| sandbox.project == *project) {
+    let shown = status.sandboxes.iter().filter(|s| s.project == *project);
+    for sandbox in shown.filter(|s| only.is_none_or(|name| s.name == *name)) {
         let title = format!("sandbox {}", sandbox.name);
         let told = problems.iter().any(|problem: &Problem| {
-            problem.message.starts_with(&title) || problem.message.contains(&sandbox.reason)
+            problem.message.starts_with(&title)
+                || !sandbox.reason.is_empty() && problem.message.contains(&sandbox.reason)
         });
         match sandbox.phase {
             Phase::Ready | Phase::Stopped => {}
-            Phase::Degraded | Phase::Failed | Phase::Pending if told => {}
-            Phase::Pending if !problems.is_empty() => {}
-            Phase::Degraded | Phase::Failed => problems.push(Problem {
-                kind: banger_wire::api::ProblemKind::User,
-                message: format!("{title}: {}", sandbox.reason),
-                hints: vec![format!("see: banger vm logs {}", sandbox.name)],
-            }),
+            Phase::Pending
+            | Phase::Stopping
+            | Phase::Removing
+            | Phase::Failed
+            | Phase::Degraded
+                if told => {}
+            Phase::Degraded | Phase::Failed => {
+                let mut problem = user_problem(format!("{title}: {}", sandbox.reason));
+                problem.hints.push(format!("see: banger vm logs {}", sandbox.name));
+                problems.push(problem);
+            }
             Phase::Pending | Phase::Starting | Phase::Stopping | Phase::Removing => {
                 return Settled::No;
             }
@@ -195,36 +211,46 @@ pub fn settled(
     Settled::Yes(problems)
 }
 
+fn user_problem(message: String) -> Problem {
+    Problem { kind: banger_wire::api::ProblemKind::User, message, hints: Vec::new() }
+}
+
+/// Why a list will not move by itself. `None` when it will.
+fn stuck(
+    list: &crate::plan::List,
+    failures: &Failures,
+    desired: &Desired,
+    status: &Status,
+    project: &Name,
+) -> Option<String> {
+    let failed = |key: &Key| failures.get(key).is_some_and(|f| f.count >= patience(key));
+    let hopeless = |wait: &&crate::plan::Wait| match wait {
+        crate::plan::Wait::For(key, _) => {
+            let image =
+                if let Key::Image(digest) = key { desired.images.get(digest) } else { None };
+            let builder = image.map(|image| Key::Kernel(image.builder.clone()));
+            failed(key) || builder.is_some_and(|builder| failed(&builder))
+        }
+        crate::plan::Wait::Ready(name) => status.sandboxes.iter().any(|other| {
+            other.project == *project
+                && other.name == *name
+                && matches!(other.phase, Phase::Failed | Phase::Degraded | Phase::Stopped)
+        }),
+    };
+    if let Some(wait) = list.waits.iter().find(hopeless) {
+        return Some(wait.to_string());
+    }
+    if list.steps.is_empty() && list.waits.is_empty() {
+        list.blocked.first().cloned()
+    } else {
+        None
+    }
+}
+
 /// A fetch or build that failed will hardly succeed at once; a guest that failed to boot may.
 fn patience(key: &Key) -> u32 {
     match key {
         Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => 1,
         Key::Sandbox(_) => PATIENCE,
     }
-}
-
-/// Whether all that a list waits for has itself failed or waits for what failed.
-fn waits_for_failed(
-    list: &crate::plan::List,
-    failures: &Failures,
-    desired: &Desired,
-    status: &Status,
-) -> bool {
-    let failed =
-        |key: &Key| failures.get(key).is_some_and(|failure| failure.count >= patience(key));
-    list.waits.iter().any(|wait| match wait {
-        crate::plan::Wait::For(key, _) => {
-            let builder = match key {
-                Key::Image(digest) => {
-                    desired.images.get(digest).map(|image| Key::Kernel(image.builder.clone()))
-                }
-                Key::Kernel(_) | Key::Volume(_) | Key::Sandbox(_) => None,
-            };
-            failed(key) || builder.is_some_and(|builder| failed(&builder))
-        }
-        crate::plan::Wait::Ready(name) => status.sandboxes.iter().any(|other| {
-            other.name == *name
-                && matches!(other.phase, Phase::Failed | Phase::Degraded | Phase::Stopped)
-        }),
-    })
 }

@@ -1,7 +1,7 @@
 //! Requests that change what is desired.
 
 use super::{Context, Refusal, problem};
-use crate::engine::{Proposal, Terms};
+use crate::engine::{Consent, Proposal, Terms};
 use axum::Json;
 use axum::extract::{Path, State};
 use banger_plan::edit;
@@ -10,8 +10,12 @@ use banger_wire::api::{Applied, Apply, Destroy, Edit, Phase, Problem, ProblemKin
 use banger_wire::id::Name;
 
 fn applied(proposal: Proposal) -> Json<Applied> {
-    let Proposal { plan, accepted, change } = proposal;
-    Json(Applied { plan: plan.view(), accepted, change })
+    let Proposal { plan, accepted, destroys, change } = proposal;
+    Json(Applied { plan: plan.view(), accepted, destroys, change })
+}
+
+fn agreed(yes: bool) -> Consent {
+    if yes { Consent::Yes } else { Consent::No }
 }
 
 /// What a project wants now.
@@ -33,7 +37,7 @@ pub(super) async fn apply(
     Json(apply): Json<Apply<Spec>>,
 ) -> Result<Json<Applied>, Refusal> {
     let _active = context.active();
-    let terms = Terms { dry_run: apply.dry_run, consent: apply.consent, ephemeral: false };
+    let terms = Terms { dry_run: apply.dry_run, consent: agreed(apply.consent), ephemeral: false };
     Ok(applied(context.engine.propose(&project, terms, |_| Ok(apply.spec)).await?))
 }
 
@@ -43,7 +47,8 @@ pub(super) async fn destroy(
     Json(destroy): Json<Destroy>,
 ) -> Result<Json<Applied>, Refusal> {
     let _active = context.active();
-    let terms = Terms { dry_run: destroy.dry_run, consent: destroy.consent, ephemeral: false };
+    let terms =
+        Terms { dry_run: destroy.dry_run, consent: agreed(destroy.consent), ephemeral: false };
     Ok(applied(context.engine.propose(&project, terms, |_| Ok(Spec::default())).await?))
 }
 
@@ -53,14 +58,14 @@ pub(super) async fn edit(
     Json(command): Json<Edit<Spec>>,
 ) -> Result<Json<Applied>, Refusal> {
     let _active = context.active();
-    // Whoever deletes by name has said what they mean.
-    let consent = match &command {
-        Edit::Delete { .. } => true,
+    // Whoever deletes by name has said what they mean, and nothing about anything else.
+    let removed = match &command {
+        Edit::Delete { name } => Some(name.clone()),
         Edit::Create { .. }
         | Edit::Start { .. }
         | Edit::Stop { .. }
         | Edit::Kill { .. }
-        | Edit::Restart { .. } => false,
+        | Edit::Restart { .. } => None,
     };
     let ended = match &command {
         Edit::Start { name } => has_ended(&context, &project, name),
@@ -70,7 +75,7 @@ pub(super) async fn edit(
         | Edit::Restart { .. }
         | Edit::Delete { .. } => false,
     };
-    let terms = Terms { dry_run: false, consent, ephemeral: false };
+    let terms = Terms { dry_run: false, consent: Consent::Only(removed), ephemeral: false };
     let proposal = context.engine.propose(&project, terms, |desired| {
         let creates = matches!(command, Edit::Create { .. });
         let spec = desired.projects.get(&project).cloned();
@@ -84,7 +89,16 @@ pub(super) async fn edit(
             problem(kind, error.to_string())
         })
     });
-    Ok(applied(proposal.await?))
+    let proposal = proposal.await?;
+    if !proposal.accepted {
+        let lost = proposal.destroys.join(", ");
+        return Err(problem(
+            ProblemKind::Refused,
+            format!("this would destroy the data of {lost}"),
+        )
+        .into());
+    }
+    Ok(applied(proposal))
 }
 
 /// Whether a sandbox that should run does not, because it ended by itself.

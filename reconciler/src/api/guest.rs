@@ -2,7 +2,7 @@
 
 use super::{Context, Refusal, problem, watch};
 use crate::drivers::vmm::console_files;
-use crate::engine::Terms;
+use crate::engine::{Consent, Terms};
 use crate::fault::Fault;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
@@ -155,21 +155,32 @@ async fn serve_run(
     let Some(name) = spec.sandboxes.keys().next().cloned() else {
         return fail(write, problem(ProblemKind::User, "there is no sandbox to run")).await;
     };
-    let terms = Terms { dry_run: false, consent: false, ephemeral: true };
+    let terms = Terms { dry_run: false, consent: Consent::Only(None), ephemeral: true };
     let proposed = context.engine.propose(project, terms, |desired| {
         let before = desired.projects.get(project).cloned().unwrap_or_default();
         let create = banger_wire::api::Edit::Create { spec };
         banger_plan::edit::edit(&before, &create, false)
             .map_err(|error| problem(ProblemKind::User, error.to_string()))
     });
-    if let Err(problem) = proposed.await {
-        return fail(write, problem).await;
-    }
-    let served = bring_up(context, project, &name, exec, reader, write).await;
-    let removed =
-        context.engine.change(|desired| Ok(remove_ephemeral(desired, project, &name))).await;
-    if let Err(problem) = removed {
-        tracing::warn!("removing {name}: {}", problem.message);
+    let change = match proposed.await {
+        Ok(proposal) if proposal.accepted => proposal.change,
+        Ok(_) => return fail(write, problem(ProblemKind::Refused, "it would destroy data")).await,
+        Err(problem) => return fail(write, problem).await,
+    };
+    let Ok(id) = find(context, project, &name) else { return Err(io::ErrorKind::NotFound.into()) };
+    let served = bring_up(context, &id, change, exec, reader, write).await;
+    let (engine, project) = (context.engine.clone(), project.clone());
+    // Not given up on when the store cannot be written for a while: the sandbox must not outlive its connection.
+    for _ in 0..600 {
+        let removed = engine.change(|desired| {
+            let ours = desired.sandbox(&project, &name).is_some_and(|s| s.id == id && s.ephemeral);
+            Ok(if ours { remove_ephemeral(desired, &project, &name) } else { desired.clone() })
+        });
+        match removed.await {
+            Ok(()) => break,
+            Err(problem) => tracing::warn!("removing {name}: {}", problem.message),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     served
 }
@@ -181,15 +192,14 @@ async fn fail(write: &mut WriteHalf<Client>, problem: Problem) -> io::Result<()>
 /// Waits for the sandbox to be ready, then runs the command.
 async fn bring_up(
     context: &Context,
-    project: &Name,
-    name: &Name,
+    id: &SandboxId,
+    change: u64,
     exec: agent::Exec,
     mut reader: Reader<ReadHalf<Client>>,
     write: &mut WriteHalf<Client>,
 ) -> io::Result<()> {
-    let Ok(id) = find(context, project, name) else { return Err(io::ErrorKind::NotFound.into()) };
     let (sender, mut events) = mpsc::channel(64);
-    let watched = watch::follow_sandbox(context, &id, &sender);
+    let watched = watch::follow_sandbox(context, id, change, &sender);
     tokio::pin!(watched);
     let ready = loop {
         tokio::select! {
@@ -208,7 +218,7 @@ async fn bring_up(
     match ready {
         Ok(()) => {
             send_message(write, &Event::Settled { ok: true, problems: Vec::new() }).await?;
-            serve_exec(context, &id, exec, reader, write).await
+            serve_exec(context, id, exec, reader, write).await
         }
         Err(problem) => fail(write, problem).await,
     }

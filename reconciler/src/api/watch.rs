@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use banger_plan::desired::{Desired, Key};
+use banger_plan::desired::Key;
 use banger_plan::status::{Settled, settled};
 use banger_wire::api::{Event, Phase, Problem, ProblemKind, Status};
 use banger_wire::id::{Name, SandboxId};
@@ -32,18 +32,20 @@ pub(super) struct After {
     /// Only a pass that knows of this change can be the last.
     #[serde(default)]
     after: u64,
+    /// Only this sandbox and what it needs.
+    sandbox: Option<Name>,
 }
 
 /// Events of a project, a line each, until it stands still.
 pub(super) async fn events(
     State(context): State<Context>,
     Path(project): Path<Name>,
-    Query(After { after }): Query<After>,
+    Query(After { after, sandbox }): Query<After>,
 ) -> Response {
     let (sender, receiver) = mpsc::channel(64);
     tokio::spawn(async move {
         let _active = context.active();
-        follow(&context, &project, after, &sender).await;
+        follow(&context, &project, sandbox.as_ref(), after, &sender).await;
     });
     let lines = futures_util::stream::unfold(receiver, |mut receiver| async move {
         let event: Event = receiver.recv().await?;
@@ -58,6 +60,7 @@ pub(super) async fn events(
 pub(super) async fn follow(
     context: &Context,
     project: &Name,
+    only: Option<&Name>,
     after: u64,
     to: &mpsc::Sender<Event>,
 ) -> bool {
@@ -79,6 +82,7 @@ pub(super) async fn follow(
                 &snapshot.plan,
                 &snapshot.failures,
                 project,
+                only,
             );
             if let Settled::Yes(problems) = stands {
                 let ok = problems.is_empty();
@@ -109,14 +113,18 @@ pub(super) async fn follow(
 pub(super) async fn follow_sandbox(
     context: &Context,
     id: &SandboxId,
+    change: u64,
     to: &mpsc::Sender<Event>,
 ) -> Result<(), Problem> {
     let mut events = context.engine.events();
     let mut snapshots = context.engine.snapshots();
-    let needs = needs(&context.engine.desired(), id);
+    let needs = context.engine.desired().needs(id);
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
-        let status = snapshot.status.sandboxes.iter().find(|sandbox| sandbox.id == *id);
+        // A pass from before the change knows old failures only.
+        let recent = snapshot.change >= change;
+        let mut all = snapshot.status.sandboxes.iter().filter(|_| recent);
+        let status = all.find(|sandbox| sandbox.id == *id);
         match status.map(|status| (status.phase, status.reason.clone())) {
             Some((Phase::Ready, _)) => return Ok(()),
             Some((Phase::Failed | Phase::Degraded | Phase::Stopped | Phase::Removing, reason)) => {
@@ -126,6 +134,7 @@ pub(super) async fn follow_sandbox(
         }
         let failed = needs.iter().find_map(|key| snapshot.failures.get(key).map(|f| (key, f)));
         if let Some((key, failure)) = failed
+            && recent
             && !matches!(key, Key::Sandbox(_))
         {
             return Err(failure.problem.clone());
@@ -142,18 +151,4 @@ pub(super) async fn follow_sandbox(
             }
         }
     }
-}
-
-/// A sandbox and what it is made from.
-fn needs(desired: &Desired, id: &SandboxId) -> Vec<Key> {
-    let Some(sandbox) = desired.sandboxes.get(id) else { return Vec::new() };
-    let image = desired.images.get(&sandbox.image);
-    let mut keys = vec![
-        Key::Sandbox(id.clone()),
-        Key::Kernel(sandbox.kernel.clone()),
-        Key::Image(sandbox.image.clone()),
-    ];
-    keys.extend(image.map(|image| Key::Kernel(image.builder.clone())));
-    keys.extend(sandbox.volumes.iter().cloned().map(Key::Volume));
-    keys
 }

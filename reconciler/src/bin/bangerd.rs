@@ -40,6 +40,10 @@ fn main() -> ExitCode {
         .init();
     // Away from the terminal and the group of whoever started us. A group's leader cannot, and need not.
     let _ = nix::unistd::setsid();
+    // Streams of published ports have two descriptors each.
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
     let outcome =
@@ -109,7 +113,7 @@ async fn until_the_end(engine: &Engine, active: &AtomicUsize) -> Result<(), Faul
             _ = int.recv() => return Ok(()),
             () = tokio::time::sleep(step) => {}
         }
-        let idle = engine.desired().is_idle() && active.load(Ordering::SeqCst) == 0;
+        let idle = engine.is_idle() && active.load(Ordering::SeqCst) == 0;
         idle_for = if idle { idle_for + step } else { Duration::ZERO };
         if idle_for >= LINGER {
             tracing::info!("nothing is desired and nobody asks");

@@ -28,6 +28,8 @@ const SEEN: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(10);
 /// Between two tries to reach one that should have booted long ago.
 const SLOW_RETRY: Duration = Duration::from_millis(500);
+/// How many states of one guest are taken in a second.
+const MAX_STATES_A_SECOND: u32 = 20;
 /// The longest text that is kept of what a guest says about itself.
 const MAX_TEXT: usize = 512;
 
@@ -165,6 +167,7 @@ async fn follow(
     wakes: &mpsc::UnboundedSender<Wake>,
 ) -> std::io::Result<()> {
     let mut guest = vsock::ask(socket, &Request::Watch).await?;
+    let (mut window, mut said_in_window) = (Instant::now(), 0u32);
     loop {
         let Reply::State(said) = guest.reply(SILENCE).await? else {
             return Err(std::io::ErrorKind::InvalidData.into());
@@ -173,6 +176,14 @@ async fn follow(
         if said.phase == Phase::Leaving {
             // It goes by itself: whoever plans next must know that it was in order.
             let _ = std::fs::write(run.join(super::vmm::LEFT), b"");
+        }
+        // However often it changes its mind, the loop looks at most so often.
+        if window.elapsed() >= Duration::from_secs(1) {
+            (window, said_in_window) = (Instant::now(), 0);
+        }
+        said_in_window += 1;
+        if said_in_window > MAX_STATES_A_SECOND {
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let before = state.send_replace(Some(said.clone()));
         if before.as_ref() != Some(&said) {

@@ -18,7 +18,7 @@ use banger_schema::spec::{ImageSource, KernelSource};
 use banger_wire::agent::{GuestState, Identity};
 use banger_wire::id::{Digest, SandboxId, VolumeId};
 use banger_wire::size::Mib;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Whether an action found anything to do. Only the log looks at it; the next observation is the truth.
@@ -70,6 +70,8 @@ pub struct DiskFacts {
     pub volumes: BTreeMap<VolumeId, Seen<VolumeFact>>,
     /// Sandboxes' own disks.
     pub disks: BTreeMap<SandboxId, Seen<DiskFact>>,
+    /// Sandboxes that have a folder, with a disk in it or without.
+    pub folders: BTreeSet<SandboxId>,
     /// What nothing desired accounts for.
     pub foreign: Vec<String>,
 }

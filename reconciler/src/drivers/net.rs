@@ -128,8 +128,11 @@ async fn carry(mut outside: TcpStream, guest: Arc<VsockGuest>, sandbox: SandboxI
         tokio::io::copy(&mut read, &mut to_outside).await?;
         to_outside.shutdown().await
     };
-    // A stream that breaks is the business of its two ends.
-    let _ = tokio::join!(inward, outward);
+    // A stream that breaks is the business of its two ends. When the guest has said all, the stream is over.
+    tokio::select! {
+        () = async { let _ = inward.await; std::future::pending().await } => {}
+        _ = outward => {}
+    }
 }
 
 /// The program that listens on a port of the loopback, where we may see it.

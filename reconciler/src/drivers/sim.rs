@@ -182,6 +182,7 @@ impl Disk for Sim {
                 .keys()
                 .map(|id| (id.clone(), seen(blind, world.disks.get(id).cloned())))
                 .collect(),
+            folders: world.disks.keys().cloned().collect(),
             foreign: world
                 .disks
                 .keys()

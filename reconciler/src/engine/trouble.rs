@@ -23,6 +23,8 @@ type Stamp = Option<(Generation, Life)>;
 #[derive(Debug)]
 struct Trouble {
     stamp: Stamp,
+    /// It is about a start that came to nothing, and over when the sandbox is ready.
+    of_start: bool,
     count: u32,
     problem: Problem,
     next_try: Instant,
@@ -75,11 +77,14 @@ impl Troubles {
         let ready = |key: &Key| match key {
             Key::Sandbox(id) => {
                 let guest = actual.sandboxes.get(id).and_then(|fact| fact.guest.present());
-                guest.is_some_and(|guest| guest.phase == Phase::Ready)
+                let now = desired.sandboxes.get(id).map(|sandbox| sandbox.generation);
+                guest.is_some_and(|g| g.phase == Phase::Ready && Some(g.generation) == now)
             }
             Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => false,
         };
-        self.troubles.retain(|key, trouble| trouble.stamp == stamp(key, desired) && !ready(key));
+        self.troubles.retain(|key, trouble| {
+            trouble.stamp == stamp(key, desired) && !(trouble.of_start && ready(key))
+        });
         self.attempts.retain(|key, attempt| attempt.stamp == stamp(key, desired) && !ready(key));
     }
 
@@ -106,7 +111,8 @@ impl Troubles {
         };
         let problem = Problem { kind: ProblemKind::Host, message, hints: Vec::new() };
         let next_try = Instant::now() + pause(count, stamp);
-        self.troubles.insert(key.clone(), Trouble { stamp, count, problem, next_try });
+        self.troubles
+            .insert(key.clone(), Trouble { stamp, of_start: true, count, problem, next_try });
     }
 
     /// Whether it is time.
@@ -127,7 +133,8 @@ impl Troubles {
 
     /// A list ended well. A sandbox that was started keeps its record until it is ready.
     pub(super) fn list_succeeded(&mut self, key: &Key) {
-        if !self.attempts.contains_key(key) {
+        let of_start = self.troubles.get(key).is_some_and(|trouble| trouble.of_start);
+        if !(of_start && self.attempts.contains_key(key)) {
             self.troubles.remove(key);
         }
     }
@@ -140,7 +147,8 @@ impl Troubles {
         let stamp = stamp(key, desired);
         let count = self.troubles.get(key).map_or(0, |trouble| trouble.count) + 1;
         let next_try = Instant::now() + pause(count, stamp);
-        self.troubles.insert(key.clone(), Trouble { stamp, count, problem, next_try });
+        let of_start = self.attempts.contains_key(key);
+        self.troubles.insert(key.clone(), Trouble { stamp, of_start, count, problem, next_try });
     }
 
     /// How long until something may be tried.

@@ -53,6 +53,8 @@ pub enum Reply {
     },
     /// A command started.
     Started,
+    /// One chunk of standard input was taken: the host may have [`STDIN_WINDOW`] under way.
+    Taken,
     /// A command ended. A signal counts as 128 plus its number.
     Exit {
         /// 0 to 255.
@@ -64,6 +66,10 @@ pub enum Reply {
         done: u64,
     },
 }
+
+/// How many chunks of standard input may be under way to a command, so that a control message is never stuck
+/// behind input that the command does not read.
+pub const STDIN_WINDOW: usize = 8;
 
 /// What the host may send after an [`Request::Exec`], besides stdin frames.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

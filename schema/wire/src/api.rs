@@ -36,6 +36,8 @@ pub struct Applied {
     pub plan: Plan,
     /// Whether it was accepted. A dry run and a plan that needs consent are not.
     pub accepted: bool,
+    /// The things whose data this change destroys.
+    pub destroys: Vec<String>,
     /// The number of this change: events after it are about it.
     pub change: u64,
 }

@@ -134,6 +134,6 @@ async fn build(client: &Client, global: &Global, image: &Name) -> Result<()> {
     let project = project::default();
     let applied: Applied =
         client.post(&format!("/v1/projects/{project}/edit"), &Edit::Create { spec }).await?;
-    follow(client, &project, applied.change, global.json).await?;
+    follow(client, &project, None, applied.change, global.json).await?;
     show_one(&find(client, "/v1/images", image.as_str()).await?, global.json)
 }

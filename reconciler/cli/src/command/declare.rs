@@ -61,7 +61,7 @@ pub(super) async fn apply(
         applied = client.post(&path, &apply).await?;
     }
     if !no_wait {
-        follow(&client, &project, applied.change, global.json).await?;
+        follow(&client, &project, None, applied.change, global.json).await?;
     }
     if global.json {
         show::json(&applied)?;
@@ -71,14 +71,7 @@ pub(super) async fn apply(
 
 /// Asks before data is destroyed.
 fn consent(applied: &Applied, command: &str) -> Result<()> {
-    let destroyed: Vec<&str> = applied
-        .plan
-        .lines
-        .iter()
-        .filter(|line| line.destroys)
-        .map(|line| line.resource.as_str())
-        .collect();
-    let what = banger_wire::text::clean_line(&destroyed.join(", "));
+    let what = banger_wire::text::clean_line(&applied.destroys.join(", "));
     if agree(&format!("This destroys the data of {what}. Go on?")) {
         return Ok(());
     }
@@ -102,11 +95,11 @@ pub(super) async fn destroy(global: &Global, yes: bool) -> Result<ExitCode> {
             show::plan(&applied.plan);
         }
     }
-    if !yes && applied.plan.lines.iter().any(|line| line.destroys) {
+    if !yes && !applied.destroys.is_empty() {
         consent(&applied, "destroy --yes")?;
     }
     applied = client.post(&path, &Destroy { dry_run: false, consent: true }).await?;
-    follow(&client, &project, applied.change, global.json).await?;
+    follow(&client, &project, None, applied.change, global.json).await?;
     if global.json {
         show::json(&applied)?;
     }
@@ -115,7 +108,7 @@ pub(super) async fn destroy(global: &Global, yes: bool) -> Result<ExitCode> {
 
 pub(super) async fn status(global: &Global) -> Result<ExitCode> {
     let client = Client::connect().await?;
-    let project = project_or_default(global);
+    let project = project_or_default(global)?;
     let status: Status = client.get(&format!("/v1/status?project={project}")).await?;
     if global.json {
         show::json(&status)?;

@@ -61,8 +61,18 @@ async fn version(as_json: bool) -> Result<ExitCode> {
 }
 
 /// Shows what happens to a project until it stands still. An error when it is not as it should be.
-async fn follow(client: &Client, project: &Name, after: u64, quiet: bool) -> Result<()> {
-    let mut body = client.stream(&format!("/v1/projects/{project}/events?after={after}")).await?;
+///
+/// With `only` it is about that sandbox and what it needs.
+async fn follow(
+    client: &Client,
+    project: &Name,
+    only: Option<&Name>,
+    after: u64,
+    quiet: bool,
+) -> Result<()> {
+    let only = only.map(|name| format!("&sandbox={name}")).unwrap_or_default();
+    let path = format!("/v1/projects/{project}/events?after={after}{only}");
+    let mut body = client.stream(&path).await?;
     let mut happening = show::Happening::new(quiet);
     let mut buffer = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -97,6 +107,10 @@ fn agree(question: &str) -> bool {
 }
 
 /// The project that a command without a Bangerfile is about.
-fn project_or_default(global: &crate::arguments::Global) -> Name {
-    global.project.clone().or_else(|| project::here(global)).unwrap_or_else(project::default)
+fn project_or_default(global: &crate::arguments::Global) -> Result<Name> {
+    let given = match &global.project {
+        Some(project) => Some(project.clone()),
+        None => project::here(global)?,
+    };
+    Ok(given.unwrap_or_else(project::default))
 }

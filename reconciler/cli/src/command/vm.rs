@@ -28,14 +28,7 @@ pub(super) async fn run(global: &Global, command: Vm) -> Result<ExitCode> {
         Vm::Stop(target) => edit(global, target, |name| Edit::Stop { name }).await,
         Vm::Restart(target) => edit(global, target, |name| Edit::Restart { name }).await,
         Vm::Kill(target) => edit(global, target, |name| Edit::Kill { name }).await,
-        Vm::Delete { target, yes } => {
-            if !yes && !agree(&format!("This destroys the disk of {}. Go on?", target.name)) {
-                let message =
-                    format!("this would destroy the disk of {}; nothing was done", target.name);
-                return Err(Failure::new(REFUSED, message).hint("to agree: --yes").into());
-            }
-            edit(global, target, |name| Edit::Delete { name }).await
-        }
+        Vm::Delete { target, yes } => delete(global, target, yes).await,
         Vm::List => list(global).await,
         Vm::Show { name } => show_one(global, &name).await,
         Vm::Exec { name, how, command } => exec(global, &name, how, command).await,
@@ -67,34 +60,50 @@ pub(super) async fn list(global: &Global) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A sandbox by name: in the project that was named or is here, else by command, else wherever there is just one.
-async fn find(client: &Client, global: &Global, name: &Name) -> Result<SandboxStatus> {
+/// A sandbox by name: in the project that was named or is here, else among those made by command. Where looking
+/// is all that is done, else wherever there is just one.
+async fn find(
+    client: &Client,
+    global: &Global,
+    name: &Name,
+    look_only: bool,
+) -> Result<SandboxStatus> {
     let status: Status = client.get("/v1/status").await?;
     let of = |project: &Name| {
         status.sandboxes.iter().find(|s| s.project == *project && s.name == *name).cloned()
     };
-    let missing = |place: String| {
-        Failure::new(FAILED, format!("there is no sandbox {name}{place}"))
-            .hint("banger ps lists them all")
+    let here = match &global.project {
+        Some(project) => Some(project.clone()),
+        None => project::here(global)?,
     };
-    if let Some(project) = &global.project {
-        return Ok(of(project).ok_or_else(|| missing(format!(" in project {project}")))?);
-    }
-    if let Some(found) = project::here(global).and_then(|project| of(&project)) {
-        return Ok(found);
-    }
-    if let Some(found) = of(&project::default()) {
+    let project = here.clone().unwrap_or_else(project::default);
+    if let Some(found) = of(&project) {
         return Ok(found);
     }
     let mut elsewhere = status.sandboxes.iter().filter(|s| s.name == *name);
     match (elsewhere.next(), elsewhere.next()) {
-        (Some(only), None) => Ok(only.clone()),
-        (None, _) => Err(missing(String::new()).into()),
-        (Some(_), Some(_)) => {
-            let message = format!("several projects have a sandbox {name}");
-            Err(Failure::new(FAILED, message).hint("name the project with -p").into())
+        (Some(only), None) if look_only && global.project.is_none() => Ok(only.clone()),
+        (Some(other), _) => {
+            let message = format!("there is no sandbox {name} in project {project}");
+            let hint = format!("there is one in project {}: name it with -p", other.project);
+            Err(Failure::new(FAILED, message).hint(hint).into())
+        }
+        (None, _) => {
+            let message = format!("there is no sandbox {name} in project {project}");
+            Err(Failure::new(FAILED, message).hint("banger ps lists them all").into())
         }
     }
+}
+
+async fn delete(global: &Global, target: Target, yes: bool) -> Result<ExitCode> {
+    let client = Client::connect().await?;
+    let found = find(&client, global, &target.name, false).await?;
+    let title = format!("{}/{}", found.project, found.name);
+    if !yes && !agree(&format!("This destroys the disk of {title}. Go on?")) {
+        let message = format!("this would destroy the disk of {title}; nothing was done");
+        return Err(Failure::new(REFUSED, message).hint("to agree: --yes").into());
+    }
+    edit(global, target, |name| Edit::Delete { name }).await
 }
 
 async fn edit(
@@ -103,11 +112,11 @@ async fn edit(
     command: impl FnOnce(Name) -> Edit<Spec>,
 ) -> Result<ExitCode> {
     let client = Client::connect().await?;
-    let found = find(&client, global, &target.name).await?;
+    let found = find(&client, global, &target.name, false).await?;
     let path = format!("/v1/projects/{}/edit", found.project);
     let applied: Applied = client.post(&path, &command(target.name)).await?;
     if !target.no_wait {
-        follow(&client, &found.project, applied.change, global.json).await?;
+        follow(&client, &found.project, Some(&found.name), applied.change, global.json).await?;
     }
     if global.json {
         show::json(&applied)?;
@@ -134,7 +143,7 @@ async fn create(global: &Global, name: Name, shape: &Shape, no_wait: bool) -> Re
     let applied: Applied =
         client.post(&format!("/v1/projects/{project}/edit"), &Edit::Create { spec }).await?;
     if !no_wait {
-        follow(&client, &project, applied.change, global.json).await?;
+        follow(&client, &project, Some(&name), applied.change, global.json).await?;
     }
     if global.json {
         show::json(&applied)?;
@@ -152,7 +161,7 @@ fn wanted(how: How, command: Vec<String>, tty: Option<Tty>) -> Exec {
 
 async fn exec(global: &Global, name: &Name, how: How, command: Vec<String>) -> Result<ExitCode> {
     let client = Client::connect().await?;
-    let found = find(&client, global, name).await?;
+    let found = find(&client, global, name, true).await?;
     let tty = terminal::wanted(how.no_tty);
     let on_terminal = tty.is_some();
     let exec = wanted(how, command, tty);
@@ -209,7 +218,7 @@ async fn run_once(
 
 async fn show_one(global: &Global, name: &Name) -> Result<ExitCode> {
     let client = Client::connect().await?;
-    let found = find(&client, global, name).await?;
+    let found = find(&client, global, name, true).await?;
     let project: Spec = client.get(&format!("/v1/projects/{}", found.project)).await?;
     let spec = project.sandboxes.get(name);
     if global.json {
@@ -236,7 +245,7 @@ async fn show_one(global: &Global, name: &Name) -> Result<ExitCode> {
 
 async fn logs(global: &Global, name: &Name, follow: bool) -> Result<ExitCode> {
     let client = Client::connect().await?;
-    let found = find(&client, global, name).await?;
+    let found = find(&client, global, name, true).await?;
     let path = format!("/v1/projects/{}/sandboxes/{name}/logs?follow={follow}", found.project);
     let mut body = client.stream(&path).await?;
     let mut cleaner = terminal::Cleaner::new(std::io::stdout().is_terminal());

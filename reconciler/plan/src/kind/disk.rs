@@ -7,7 +7,8 @@ use crate::plan::List;
 
 pub(super) fn plan_removal(view: &View<'_>, list: &mut List) {
     if let Some(why) = &view.verdict.remove_disk {
-        let (sandbox, ephemeral) = (view.desired.id.clone(), view.desired.ephemeral);
+        let sandbox = view.desired.id.clone();
+        let ephemeral = view.desired.ephemeral || view.fact.disk.is_absent();
         list.push(Action::RemoveDisk { sandbox, ephemeral }, why.clone());
     }
 }

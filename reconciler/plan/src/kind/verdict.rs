@@ -6,7 +6,7 @@ use crate::desired::{Desired, DesiredSandbox, Key, Life};
 use crate::plan::{List, Wait};
 use banger_schema::spec::{Drift, Mode, Restart};
 use banger_wire::agent::Phase;
-use banger_wire::id::Digest;
+use banger_wire::id::{Digest, VolumeId};
 
 /// Seconds that a VMM may run without its guest's agent being heard.
 pub const GUEST_DEADLINE_SECS: u64 = 120;
@@ -35,7 +35,7 @@ pub(super) fn decide(
         let why = "removed".to_string();
         return Verdict {
             stop: fact.vmm.present().map(|_| why.clone()),
-            remove_disk: fact.disk.present().map(|_| why),
+            remove_disk: (fact.folder || fact.disk.present().is_some()).then_some(why),
             ..Verdict::default()
         };
     }
@@ -121,7 +121,7 @@ fn reason_to_stop(
     }
     if sandbox.spec.drift == Drift::Heal
         && fact.guest.present().is_none()
-        && fact.silent_secs >= GUEST_DEADLINE_SECS
+        && fact.silent_secs.min(vmm.uptime_secs) >= GUEST_DEADLINE_SECS
     {
         return Some(format!("its guest did not answer for {GUEST_DEADLINE_SECS} s"));
     }
@@ -166,6 +166,17 @@ fn wait_for_needs(sandbox: &DesiredSandbox, desired: &Desired, actual: &Actual, 
         let there = actual.volumes.get(volume).and_then(Seen::present).is_some();
         need(there, Key::Volume(volume.clone()));
     }
+    for volume in &sandbox.volumes {
+        // A disk is written by one machine at a time: whoever had it must be gone.
+        let holder = actual.sandboxes.iter().find(|(other, fact)| {
+            **other != sandbox.id && !fact.vmm.is_absent() && has_volume(fact, volume)
+        });
+        if let Some((other, _)) = holder {
+            let key = Key::Sandbox(other.clone());
+            let title = format!("{} to let go of a volume", desired.title(&key));
+            list.waits.push(Wait::For(key, title));
+        }
+    }
     for name in &sandbox.spec.after {
         let ready = desired.sandbox(&sandbox.project, name).is_some_and(|other| {
             let fact = actual.sandboxes.get(&other.id);
@@ -175,6 +186,12 @@ fn wait_for_needs(sandbox: &DesiredSandbox, desired: &Desired, actual: &Actual, 
             list.waits.push(Wait::Ready(name.clone()));
         }
     }
+}
+
+/// Whether a sandbox's present or last run was started with a volume.
+pub(crate) fn has_volume(fact: &SandboxFact, volume: &VolumeId) -> bool {
+    let boot = fact.run.present().and_then(|run| run.boot.as_ref());
+    boot.is_some_and(|boot| boot.volumes.iter().any(|(id, _)| id == volume))
 }
 
 /// Whether the guest answered, for this generation, that it is ready.

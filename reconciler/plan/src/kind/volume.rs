@@ -1,5 +1,6 @@
 //! Volumes: disks that outlive their sandboxes.
 
+use super::verdict::has_volume;
 use crate::action::Action;
 use crate::actual::{Actual, Seen};
 use crate::desired::{DesiredVolume, Life};
@@ -34,12 +35,7 @@ pub(crate) fn plan_volume(id: &VolumeId, volume: &DesiredVolume, actual: &Actual
 /// Why a volume cannot go yet: a VMM has it open, or it cannot be told whether one has.
 fn user(id: &VolumeId, actual: &Actual) -> Option<String> {
     actual.sandboxes.values().find_map(|fact| {
-        let uses = fact
-            .run
-            .present()
-            .and_then(|run| run.boot.as_ref())
-            .is_some_and(|boot| boot.volumes.iter().any(|(volume, _)| volume == id));
-        let open = uses && !fact.vmm.is_absent();
+        let open = !fact.vmm.is_absent() && has_volume(fact, id);
         open.then(|| "a sandbox still has it".to_string())
     })
 }

@@ -95,8 +95,8 @@ fn command(wanted: &Wanted<'_>) -> Result<Command, Fault> {
         .env(MARK, mark)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+        // Not killed when we are done with it: its output closes, and it cleans up after itself.
+        .stderr(Stdio::piped());
     Ok(command)
 }
 

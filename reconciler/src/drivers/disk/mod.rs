@@ -214,9 +214,10 @@ fn parse_disk_name(name: &str) -> Option<(Digest, Digest)> {
 
 /// Makes an empty ext4 filesystem in a new sparse file, beside its place and then in it.
 fn make_disk(scratch: &Path, path: &Path, size: Mib) -> Result<(), Fault> {
-    let beside = scratch.join(format!("{}.new", path.file_name().unwrap_or_default().display()));
+    // Of its own: disks of one image have the same name, and are made at the same time.
+    let beside = scratch.join(format!("disk-{}.new", folders::unique()));
     let work = || {
-        let file = File::create(&beside).during(|| format!("making {}", beside.display()))?;
+        let file = File::create_new(&beside).during(|| format!("making {}", beside.display()))?;
         file.set_len(size.bytes()).during(|| format!("sizing {}", beside.display()))?;
         mke2fs(&beside, &["-E", "lazy_itable_init=1,lazy_journal_init=1", "-J", "size=16"])?;
         file.sync_all().during(|| format!("writing {}", beside.display()))?;
@@ -296,6 +297,12 @@ impl Disk for Files {
             images: desired.images.keys().map(|recipe| (recipe.clone(), image(recipe))).collect(),
             volumes: desired.volumes.keys().map(|id| (id.clone(), volume(id))).collect(),
             disks: desired.sandboxes.keys().map(|id| (id.clone(), disk(id))).collect(),
+            folders: desired
+                .sandboxes
+                .keys()
+                .filter(|id| self.folders.sandbox(id).exists())
+                .cloned()
+                .collect(),
             foreign: self.foreign(desired),
         }
     }

@@ -35,6 +35,8 @@ pub const VSOCK: &str = "vsock.sock";
 pub const LEFT: &str = "left";
 const CONSOLE: &str = "console.sock";
 const RECORD: &str = "boot.json";
+/// The file that tells that the processes came up.
+const STARTED: &str = "started";
 /// How long processes may take to go after the guest was asked.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long they may take after TERM.
@@ -103,7 +105,7 @@ impl Launcher {
     pub async fn start(&self, machine: &Machine, console: &Path) -> Result<(), Fault> {
         let run = self.folders.vm(&machine.id);
         folders::make(&run)?;
-        for socket in [VSOCK, qemu::VHOST, CONSOLE, LEFT] {
+        for socket in [VSOCK, qemu::VHOST, CONSOLE, LEFT, STARTED] {
             folders::remove(&run.join(socket))?;
         }
         let folders = self.folders.clone();
@@ -123,6 +125,7 @@ impl Launcher {
         };
         let outcome = async {
             qemu::start(&plan, &self.wakes).await?;
+            std::fs::write(run.join(STARTED), b"").during(|| "recording the start".into())?;
             self.consoles.follow(&machine.id, &run.join(CONSOLE), console);
             self.confine(machine)
         }
@@ -141,7 +144,8 @@ impl Launcher {
         }
         let limits = qemu::limits(machine, self.acceleration);
         for process in self.processes(&machine.id)? {
-            if let Some(held) = Held::new(&process) {
+            let held = Held::new(&process).during(|| "holding a process".into())?;
+            if let Some(held) = held {
                 helper.cgroup_join(&machine.id, limits, &held)?;
             }
         }
@@ -220,10 +224,16 @@ impl Launcher {
         }
         let (wakes, watched, process) = (self.wakes.clone(), self.watched.clone(), process.clone());
         tokio::spawn(async move {
-            if let Some(held) = Held::new(&process) {
-                let _ = held.ended().await;
-            }
+            let ended = match Held::new(&process) {
+                Ok(Some(held)) => held.ended().await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
             watched.lock().expect("no holder panics").remove(&process);
+            if ended.is_err() {
+                // It is looked at again at the next tick; waking the loop now would only repeat this.
+                return;
+            }
             let _ = wakes.send(Wake::Vmm(process.sandbox));
         });
     }
@@ -247,6 +257,8 @@ impl Processes {
             return Seen::Absent;
         }
         let record = std::fs::read(run.join(RECORD)).ok();
+        // A record of what never came up is no run: whoever plans next starts it.
+        let record = record.filter(|_| run.join(STARTED).exists());
         let boot = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Seen::Present(RunFact { boot, left: run.join(LEFT).exists() })
     }

@@ -1,0 +1,313 @@
+//! A home for one test: its own folders, daemon and sandboxes, with kernels and images built once for all.
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a parent").to_path_buf()
+}
+
+/// The folder of the programs under test.
+fn programs() -> PathBuf {
+    std::env::var_os("BANGER_PROGRAMS").map_or_else(|| root().join("target/debug"), PathBuf::from)
+}
+
+fn agent() -> PathBuf {
+    let built = root().join("target/x86_64-unknown-linux-musl/agent/banger-agent");
+    std::env::var_os("BANGER_AGENT").map_or(built, PathBuf::from)
+}
+
+/// What is missing here to run guests. A test that cannot run says so, and fails where all must run.
+pub(crate) fn can_run() -> bool {
+    let tools = ["qemu-system-x86_64", "vhost-device-vsock", "mmdebstrap", "mke2fs", "depmod"];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has = |name: &str| {
+        let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+        folders.map(|folder| folder.join(name)).any(|file| file.is_file())
+    };
+    let mut missing: Vec<String> =
+        tools.iter().filter(|tool| !has(tool)).map(ToString::to_string).collect();
+    let ours = ["banger", "bangerd", "banger-helper"].map(|name| programs().join(name));
+    missing.extend(
+        ours.into_iter().chain([agent()]).filter(|p| !p.is_file()).map(|p| p.display().to_string()),
+    );
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(std::env::var_os("BANGER_REQUIRE_ALL").is_none(), "missing: {}", missing.join(", "));
+    eprintln!("SKIPPED: missing: {}", missing.join(", "));
+    false
+}
+
+/// A home that is removed at the end, with every process in it.
+pub(crate) struct Home {
+    folder: PathBuf,
+    _temporary: tempfile::TempDir,
+}
+
+/// What a command said.
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// The image that most tests run.
+pub(crate) const IMAGE: &str = "image \"base\" { debian { packages \"busybox-static\"; }; }\n";
+
+impl Home {
+    /// With every kernel and image built already.
+    pub(crate) fn new() -> Self {
+        let home = Self::empty();
+        home.take_over(&built());
+        home
+    }
+
+    /// With nothing.
+    pub(crate) fn empty() -> Self {
+        // A short path: sockets have short names only.
+        let temporary = tempfile::Builder::new().prefix("bg").tempdir_in("/tmp").expect("a folder");
+        Self { folder: temporary.path().to_path_buf(), _temporary: temporary }
+    }
+
+    /// Links the content of another home's kernels and images into this one.
+    fn take_over(&self, other: &Path) {
+        for kind in ["kernels", "images"] {
+            let from = other.join("state").join(kind);
+            let to = self.folder.join("state");
+            fs::create_dir_all(&to).expect("a folder");
+            let copied =
+                Command::new("cp").args(["-al", "--"]).arg(&from).arg(&to).status().expect("cp");
+            assert!(copied.success());
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(programs().join("banger"));
+        command
+            .args(arguments)
+            .current_dir(&self.folder)
+            .env("BANGER_HOME", &self.folder)
+            .env("BANGER_AGENT", agent())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn banger(&self, arguments: &[&str]) -> Said {
+        let Output { status, stdout, stderr } =
+            self.command(arguments).output().expect("banger runs");
+        Said {
+            code: status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&stdout).into_owned(),
+            err: String::from_utf8_lossy(&stderr).into_owned(),
+        }
+    }
+
+    /// Runs a command that has to succeed; what it printed.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let said = self.banger(arguments);
+        assert!(
+            said.code == 0,
+            "banger {arguments:?} ended with {}: {}{}",
+            said.code,
+            said.out,
+            said.err
+        );
+        said.out
+    }
+
+    /// Writes the Bangerfile.
+    pub(crate) fn write(&self, text: &str) {
+        fs::write(self.folder.join("Bangerfile"), format!("project \"test\"\n{text}"))
+            .expect("writes");
+    }
+
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let mut all = arguments.to_vec();
+        all.push("--json");
+        serde_json::from_str(&self.ok(&all)).expect("JSON")
+    }
+
+    /// One sandbox's status, when there is one.
+    pub(crate) fn status(&self, name: &str) -> Option<Value> {
+        let all = self.json(&["ps"]);
+        all.as_array().expect("a list").iter().find(|sandbox| sandbox["name"] == name).cloned()
+    }
+
+    pub(crate) fn boot_id(&self, name: &str) -> String {
+        let status = self.status(name).expect("there");
+        status["boot_id"].as_str().unwrap_or_else(|| panic!("no boot id: {status}")).to_string()
+    }
+
+    /// Waits until something is so.
+    pub(crate) fn wait(&self, what: &str, limit: Duration, mut so: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !so(self) {
+            assert!(start.elapsed() < limit, "{what} did not come in {limit:?}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("state/bangerd.log")).unwrap_or_default()
+    }
+
+    /// The running daemon's process.
+    pub(crate) fn daemon(&self) -> Option<Pid> {
+        self.processes().into_iter().find(|(_, name)| name == "bangerd").map(|(pid, _)| pid)
+    }
+
+    /// The processes of this home: those whose environment or folder says so. By number and name.
+    pub(crate) fn processes(&self) -> Vec<(Pid, String)> {
+        let home = format!("BANGER_HOME={}", self.folder.display());
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
+            else {
+                continue;
+            };
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            let ours =
+                environment.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes());
+            let inside = fs::read_link(entry.path().join("cwd"))
+                .is_ok_and(|cwd| cwd.starts_with(self.folder.join("run")));
+            if ours || inside {
+                let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+                found.push((Pid::from_raw(pid), name.trim().to_string()));
+            }
+        }
+        found
+    }
+
+    /// Processes besides the daemon and its helper.
+    pub(crate) fn guests(&self) -> Vec<(Pid, String)> {
+        let own = ["bangerd", "banger-helper", "banger"];
+        self.processes().into_iter().filter(|(_, name)| !own.contains(&name.as_str())).collect()
+    }
+
+    /// Everything that sandboxes leave on disk: folders of runs and of sandboxes, volumes, half-made things, cgroups.
+    pub(crate) fn leftovers(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for folder in ["run/vm", "state/sandboxes", "state/volumes", "state/scratch"] {
+            for entry in fs::read_dir(self.folder.join(folder)).into_iter().flatten().flatten() {
+                found.insert(format!("{folder}/{}", entry.file_name().display()));
+            }
+        }
+        found
+    }
+
+    /// Nothing of any sandbox is left: no process, no file, no cgroup.
+    pub(crate) fn assert_nothing_left(&self) {
+        self.wait("nothing is left", Duration::from_secs(20), |home| {
+            home.guests().is_empty() && home.leftovers().is_empty()
+        });
+        assert_eq!(cgroups_with(&self.folder), Vec::<PathBuf>::new());
+    }
+
+    /// Ends the daemon as a crash would.
+    pub(crate) fn kill_daemon(&self) {
+        let Some(daemon) = self.daemon() else { return };
+        kill(daemon, Signal::SIGKILL).expect("kills");
+        self.wait("the daemon is gone", Duration::from_secs(5), |home| home.daemon().is_none());
+    }
+}
+
+/// The cgroups whose processes belong to this home. An empty one belongs to nobody that we could tell.
+fn cgroups_with(folder: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let root = mounts
+        .lines()
+        .find(|line| line.contains(" - cgroup2 "))
+        .and_then(|line| line.split(' ').nth(4));
+    let owner =
+        Path::new(root.unwrap_or("/nowhere")).join(format!("banger-{}", nix::unistd::geteuid()));
+    let runs: BTreeSet<_> = fs::read_dir(folder.join("state/sandboxes"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.file_name())
+        .collect();
+    let all = fs::read_dir(owner).into_iter().flatten().flatten();
+    all.filter(|entry| runs.contains(&entry.file_name())).map(|entry| entry.path()).collect()
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log\n{}", self.log());
+        }
+        // A test that failed must not leave guests behind: by number, and only those of this home.
+        let ids: Vec<_> = fs::read_dir(self.folder.join("run/vm"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.file_name())
+            .collect();
+        for _ in 0..100 {
+            let left = self.processes();
+            if left.is_empty() {
+                break;
+            }
+            for (pid, _) in left {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        if let Some(root) = mounts
+            .lines()
+            .find(|line| line.contains(" - cgroup2 "))
+            .and_then(|line| line.split(' ').nth(4))
+        {
+            for id in ids {
+                let _ = fs::remove_dir(
+                    Path::new(root).join(format!("banger-{}", nix::unistd::geteuid())).join(id),
+                );
+            }
+        }
+    }
+}
+
+/// Kernels and images for all tests, built once by the first that needs them.
+fn built() -> PathBuf {
+    let shared = root().join("target/end-to-end");
+    fs::create_dir_all(&shared).expect("a folder");
+    let lock =
+        Flock::lock(File::create(shared.join("lock")).expect("a lock"), FlockArg::LockExclusive)
+            .expect("locks");
+    // The folder of sockets must be short; the content is moved to a place that lasts.
+    let ready = shared.join("home");
+    if !ready.join("done").exists() {
+        let _ = fs::remove_dir_all(&ready);
+        let home = Home::empty();
+        home.write(&format!("{IMAGE}{}", "image \"system\" { debian { packages \"systemd-sysv\" \"dbus\" \"busybox-static\"; }; }\n"));
+        home.ok(&["apply"]);
+        home.ok(&["image", "build", "debian-bookworm"]);
+        for kind in ["kernels", "images"] {
+            fs::create_dir_all(ready.join("state")).expect("a folder");
+            let from = home.folder.join("state").join(kind);
+            let copied = Command::new("cp")
+                .args(["-a", "--sparse=always", "--"])
+                .arg(from)
+                .arg(ready.join("state"))
+                .status();
+            assert!(copied.expect("cp").success());
+        }
+        fs::write(ready.join("done"), "").expect("writes");
+    }
+    drop(lock);
+    ready
+}
