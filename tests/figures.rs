@@ -1,2 +1,221 @@
-//! Figures.
-fn main() {}
+//! Figures, as ratios in one run: `cargo bench -p banger-tests`. Nothing here passes or fails.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const ROUNDS: usize = 7;
+
+fn main() {
+    plans();
+    runs();
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// `plan` for 1,000 sandboxes, pure.
+fn plans() {
+    use banger_plan::actual::{Actual, SandboxFact, Seen};
+    use banger_plan::{Desired, assign::assign, plan};
+    let mut desired = Desired::empty(banger_wire::id::InstallId::from_bits(1));
+    for project in 0..10 {
+        let text: String = (0..100)
+            .map(|n| format!("sandbox \"s{n}\" {{ image \"debian-bookworm\"; }}\n"))
+            .collect();
+        let spec = banger_schema::parse("x", &text, banger_schema::Language::Kdl).expect("parses");
+        let name = banger_wire::id::Name::new(format!("p{project}")).expect("a name");
+        desired = assign(&desired, &name, &spec, false);
+    }
+    let mut actual = Actual::default();
+    actual.images = desired.images.keys().map(|recipe| (recipe.clone(), Seen::Absent)).collect();
+    actual.kernels = desired.kernels.keys().map(|recipe| (recipe.clone(), Seen::Absent)).collect();
+    actual.sandboxes =
+        desired.sandboxes.keys().map(|id| (id.clone(), SandboxFact::absent())).collect();
+    let times = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        assert_eq!(plan(&desired, &actual).lists.len(), 1002);
+        start.elapsed()
+    });
+    println!("plan of 1,000 sandboxes: {:?}", median(times.collect()));
+}
+
+struct Home {
+    folder: tempfile::TempDir,
+    programs: PathBuf,
+}
+
+impl Home {
+    fn banger(&self, arguments: &[&str]) -> Command {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let agent = root.join("target/x86_64-unknown-linux-musl/agent/banger-agent");
+        let mut command = Command::new(self.programs.join("banger"));
+        command.args(arguments).env("BANGER_HOME", self.folder.path()).env("BANGER_AGENT", agent);
+        command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+}
+
+/// `vm run -- true` against the same kernel, initramfs and disks started by hand, to the same point.
+fn runs() {
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release");
+    let programs = std::env::var_os("BANGER_PROGRAMS").map_or(programs, PathBuf::from);
+    if !programs.join("banger").is_file() {
+        return println!("vm run: build the programs first: cargo build --release");
+    }
+    let folder = tempfile::Builder::new().prefix("bf").tempdir_in("/tmp").expect("a folder");
+    let home = Home { folder, programs };
+    println!("building the image …");
+    assert!(home.banger(&["vm", "run", "--", "true"]).status().expect("runs").success());
+    let state = home.folder.path().join("state");
+    let first = |folder: &str, end: &str| {
+        let entries =
+            std::fs::read_dir(state.join(folder)).expect("a folder").flatten().map(|e| e.path());
+        entries.into_iter().find(|path| path.to_string_lossy().ends_with(end)).expect("there")
+    };
+    let kernels =
+        std::fs::read_dir(state.join("kernels")).expect("a folder").flatten().map(|e| e.path());
+    let kernel = kernels
+        .into_iter()
+        .find(|path| path.join("vmlinuz").exists())
+        .expect("a kernel")
+        .join("vmlinuz");
+    let (image, initramfs) = (first("images", ".ext4"), first("initramfs", ".cpio"));
+    let (mut by_hand, mut by_banger) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        by_hand.push(start_by_hand(home.folder.path(), &kernel, &initramfs, &image));
+        let start = Instant::now();
+        assert!(home.banger(&["vm", "run", "--", "true"]).status().expect("runs").success());
+        by_banger.push(start.elapsed());
+        // The end of the last one is not to burden the next.
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    let (hand, ours) = (median(by_hand), median(by_banger));
+    println!("by hand, until its agent answered and ran `true`: {hand:?}");
+    println!("vm run -- true:                                  {ours:?}");
+    println!("ratio: {:.3}", ours.as_secs_f64() / hand.as_secs_f64());
+}
+
+fn agent(socket: &Path, request: &str, until: &str) -> Option<()> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream.write_all(b"CONNECT 1024\n").ok()?;
+    let mut line = String::new();
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    reader.read_line(&mut line).ok()?;
+    if !line.starts_with("OK ") {
+        return None;
+    }
+    stream
+        .write_all(&banger_wire::frame::encode(
+            banger_wire::frame::Kind::Control,
+            request.as_bytes(),
+        ))
+        .ok()?;
+    let mut decoder = banger_wire::frame::Decoder::default();
+    let mut chunk = [0; 4096];
+    loop {
+        while let Some(frame) = decoder.next_frame().ok()? {
+            if String::from_utf8_lossy(&frame.payload).contains(until) {
+                return Some(());
+            }
+        }
+        let count = reader.read(&mut chunk).ok().filter(|count| *count > 0)?;
+        decoder.push(&chunk[..count]);
+    }
+}
+
+fn start_by_hand(folder: &Path, kernel: &Path, initramfs: &Path, image: &Path) -> Duration {
+    let start = Instant::now();
+    let run = folder.join("hand");
+    let _ = std::fs::remove_dir_all(&run);
+    std::fs::create_dir(&run).expect("a folder");
+    let disk = run.join("disk.ext4");
+    std::fs::File::create(&disk).expect("a disk").set_len(10 << 30).expect("sized");
+    let options = [
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-m",
+        "0",
+        "-E",
+        "lazy_itable_init=1,lazy_journal_init=1",
+        "-J",
+        "size=16",
+    ];
+    assert!(Command::new("mke2fs").args(options).arg(&disk).status().expect("mke2fs").success());
+    let quiet = |command: &mut Command| -> Child {
+        command
+            .current_dir(&run)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts")
+    };
+    let mut device = quiet(
+        Command::new("vhost-device-vsock")
+            .args(["--vm", "guest-cid=3,uds-path=vsock.sock,socket=vhost.sock"]),
+    );
+    while !run.join("vhost.sock").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let kvm =
+        banger_reconciler::host::acceleration().0 == banger_reconciler::host::Acceleration::Kvm;
+    let mut line = "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=1".to_string();
+    if let (false, Some(khz)) = (kvm, banger_reconciler::host::tsc_khz()) {
+        line.push_str(&format!(" tsc_early_khz={khz}"));
+    }
+    let (accelerator, cpu) =
+        if kvm { ("kvm", "host") } else { ("tcg,tb-size=256,thread=multi", "max") };
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
+        .args([
+            "-machine",
+            "microvm,memory-backend=memory",
+            "-accel",
+            accelerator,
+            "-cpu",
+            cpu,
+            "-smp",
+            "1",
+            "-m",
+            "512M",
+        ])
+        .args(["-object", "memory-backend-memfd,id=memory,size=512M,share=on", "-append", &line])
+        .args(["-serial", "null", "-chardev", "socket,id=vsock,path=vhost.sock"])
+        .args(["-device", "vhost-user-vsock-device,chardev=vsock"])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs);
+    for (index, (path, access)) in [(image, "on"), (disk.as_path(), "off")].into_iter().enumerate()
+    {
+        qemu.arg("-drive").arg(format!(
+            "if=none,id=disk{index},format=raw,readonly={access},file={}",
+            path.display()
+        ));
+        qemu.arg("-device").arg(format!("virtio-blk-device,drive=disk{index}"));
+    }
+    let mut qemu = quiet(&mut qemu);
+    let socket = run.join("vsock.sock");
+    let identity = format!(
+        r#"{{"do":"identify","generation":1,"hostname":"hand","env":{{}},"volumes":[],"provision":[],"provision_digest":"","command":[],"ready":null,"clock_ns":1700000000000000000,"entropy":"{}"}}"#,
+        "00".repeat(32)
+    );
+    while agent(&socket, &identity, "\"done\"").is_none() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    agent(&socket, r#"{"do":"exec","argv":["true"]}"#, "\"exit\"").expect("true ran");
+    let time = start.elapsed();
+    for child in [&mut qemu, &mut device] {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    time
+}

@@ -175,10 +175,11 @@ pub async fn end(processes: &[Marked], patience: Duration, term: Duration) -> Re
     Err(format!("processes that do not end: {}", pids.join(", ")))
 }
 
-/// Whether a program can be found, and where.
+/// Whether a program can be found, and where: beside this one, in `PATH`, or where only root's `PATH` leads.
 pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
-    let folders = std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).into()));
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    let beside = std::env::current_exe().ok().and_then(|me| Some(me.parent()?.to_path_buf()));
+    let system = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).into());
+    let folders = beside.into_iter().chain(std::env::split_paths(&path)).chain(system);
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }

@@ -293,9 +293,11 @@ fn built() -> PathBuf {
     if !ready.join("done").exists() {
         let _ = fs::remove_dir_all(&ready);
         let home = Home::empty();
-        home.write(&format!("{IMAGE}{}", "image \"system\" { debian { packages \"systemd-sysv\" \"dbus\" \"busybox-static\"; }; }\n"));
+        home.write(IMAGE);
         home.ok(&["apply"]);
         home.ok(&["image", "build", "debian-bookworm"]);
+        let systemd = root().join("examples/systemd.kdl");
+        home.ok(&["image", "build", "-f", &systemd.display().to_string(), "system"]);
         for kind in ["kernels", "images"] {
             fs::create_dir_all(ready.join("state")).expect("a folder");
             let from = home.folder.join("state").join(kind);

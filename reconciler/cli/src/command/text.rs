@@ -19,7 +19,10 @@ pub(super) fn check(global: &Global) -> Result<ExitCode> {
         println!(
             "{}: {}, {}, {}, {}",
             file.path.display(),
-            count(spec.sandboxes.len(), "sandbox").replace("boxs", "boxes"),
+            match spec.sandboxes.len() {
+                1 => "1 sandbox".to_string(),
+                n => format!("{n} sandboxes"),
+            },
             count(spec.images.len(), "image"),
             count(spec.kernels.len(), "kernel"),
             count(spec.volumes.len(), "volume")
