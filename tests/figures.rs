@@ -31,11 +31,12 @@ fn plans() {
         let name = banger_wire::id::Name::new(format!("p{project}")).expect("a name");
         desired = assign(&desired, &name, &spec, false);
     }
-    let mut actual = Actual::default();
-    actual.images = desired.images.keys().map(|recipe| (recipe.clone(), Seen::Absent)).collect();
-    actual.kernels = desired.kernels.keys().map(|recipe| (recipe.clone(), Seen::Absent)).collect();
-    actual.sandboxes =
-        desired.sandboxes.keys().map(|id| (id.clone(), SandboxFact::absent())).collect();
+    let actual = Actual {
+        images: desired.images.keys().map(|recipe| (recipe.clone(), Seen::Absent)).collect(),
+        kernels: desired.kernels.keys().map(|recipe| (recipe.clone(), Seen::Absent)).collect(),
+        sandboxes: desired.sandboxes.keys().map(|id| (id.clone(), SandboxFact::absent())).collect(),
+        ..Actual::default()
+    };
     let times = (0..ROUNDS).map(|_| {
         let start = Instant::now();
         assert_eq!(plan(&desired, &actual).lists.len(), 1002);
