@@ -1,6 +1,6 @@
 //! Processes of sandboxes: started with a mark, found again by it, ended by pidfd.
 //!
-//! What is the same for every VMM is here; how one is started is one file each ([`qemu`]). Processes outlive the
+//! What is the same for every VMM is here; how one is started is one file each (`qemu.rs`). Processes outlive the
 //! daemon: a new one finds them by their marks and watches on.
 
 mod console;
