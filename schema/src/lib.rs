@@ -1,6 +1,6 @@
 //! The Bangerfile: text in KDL or TOML becomes one [`Spec`], or a list of every problem in it.
 //!
-//! Two fronts ([`front`]) lower to one spanned tree; [`grammar`] says what may stand where; [`decode`]
+//! Two fronts (`front`) lower to one spanned tree; [`grammar`] says what may stand where; `decode`
 //! makes the typed value; [`check`] looks at what the parts say about each other. Nothing here reads a
 //! file, runs a program or asks the network: text comes in, a value goes out.
 #![forbid(unsafe_code)]

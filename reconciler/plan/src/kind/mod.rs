@@ -1,6 +1,6 @@
 //! The parts of a sandbox and what each needs done. One file per kind.
 //!
-//! [`ORDER`] is the order in which a sandbox is set up. Tear-down reads it backwards.
+//! `ORDER` is the order in which a sandbox is set up. Tear-down reads it backwards.
 
 mod disk;
 mod guest;
