@@ -5,6 +5,7 @@ use crate::cgroup;
 use banger_wire::helper::Reply;
 use banger_wire::id::SandboxId;
 use std::fs;
+use std::io::ErrorKind;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,13 @@ pub(crate) fn run(uid: u32, sandbox: &SandboxId) -> Answer {
         }
         sleep(Duration::from_millis(5));
     }
-    fs::remove_dir(&own).at("removing the cgroup")?;
+    // A killed process leaves the list before it leaves the cgroup.
+    while let Err(error) = fs::remove_dir(&own) {
+        if error.kind() != ErrorKind::ResourceBusy || start.elapsed() > PATIENCE {
+            return Err(Bad::Failed("removing the cgroup", error));
+        }
+        sleep(Duration::from_millis(5));
+    }
     // Goes with the last sandbox; while there are others it stays.
     let _ = fs::remove_dir(&owner);
     Ok(Reply::Changed)
