@@ -166,6 +166,39 @@ fn drift_is_only_reported_where_the_file_says_so() {
     check("drift-report", &[Do::Apply(text), Do::Converge, Do::KillVmm("web"), Do::Tick, Do::Tick]);
 }
 
+/// A restart by command is one more boot, also after a stop and a start, and also beside a file that counts from 0.
+#[test]
+fn a_restart_is_asked_for_by_counting() {
+    use banger_plan::edit::edit;
+    use banger_wire::api::Edit;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut lab = Lab::new();
+        let file = spec(WEB);
+        lab.want("p", &file, false);
+        lab.converge().await;
+        let id = lab.id("p", "web");
+        let mut starts = 1;
+        let by_command = |lab: &mut Lab, command: Edit<banger_schema::Spec>| {
+            let now = lab.desired.projects[&name("p")].clone();
+            lab.want("p", &edit(&now, &command, false).expect("fits"), false);
+        };
+        for round in 0..3 {
+            by_command(&mut lab, Edit::Stop { name: name("web") });
+            lab.converge().await;
+            by_command(&mut lab, Edit::Start { name: name("web") });
+            lab.converge().await;
+            by_command(&mut lab, Edit::Restart { name: name("web") });
+            lab.converge().await;
+            starts += 2;
+            assert_eq!(lab.starts()[&id], starts, "round {round}");
+            lab.want("p", &file, false);
+            lab.converge().await;
+            assert_eq!(lab.starts()[&id], starts, "the file asks for nothing in round {round}");
+        }
+    });
+}
+
 #[test]
 fn a_guest_that_powers_off_follows_its_restart_policy() {
     let policy = |policy: &str| {

@@ -34,7 +34,11 @@ pub fn assign(previous: &Desired, project: &Name, spec: &Spec, consent: bool) ->
         }
     }
     for (name, sandbox) in &spec.sandboxes {
-        assign_sandbox(&mut next, project, name, spec, sandbox, consent);
+        // Restarts are asked for by counting up. A file counts from 0 again, which asks for nothing.
+        let before = previous.projects.get(project).and_then(|before| before.sandboxes.get(name));
+        let before = before.map_or(0, |before| before.restarts);
+        let asked = sandbox.restarts.saturating_sub(before);
+        assign_sandbox(&mut next, project, name, spec, sandbox, asked, consent);
     }
     assign_artifacts(&mut next);
     next
@@ -75,6 +79,7 @@ fn assign_sandbox(
     name: &Name,
     spec: &Spec,
     sandbox: &SandboxSpec,
+    restarts_asked: u32,
     consent: bool,
 ) {
     let image = catalog::image(spec, &sandbox.image).expect("the spec was checked");
@@ -93,7 +98,7 @@ fn assign_sandbox(
     if let Some(known) = known.and_then(|id| next.sandboxes.get_mut(&id)) {
         // A disk never shrinks, and a restart that was asked for by command is not undone by the file.
         spec.disk = if known.image == image { spec.disk.max(known.spec.disk) } else { spec.disk };
-        spec.restarts = spec.restarts.max(known.spec.restarts);
+        spec.restarts = known.spec.restarts + restarts_asked;
         if known.spec.mode == Mode::Stopped && spec.mode == Mode::Running {
             // Another boot than the one that was stopped, even if that one is still on its way out.
             spec.restarts += 1;
