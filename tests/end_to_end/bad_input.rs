@@ -119,7 +119,10 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
         home.ok(&["destroy", "--yes"]);
     });
     home.kill_daemon();
-    umount2(&state, MntFlags::empty()).expect("unmounts");
+    // The daemon's helper has the log open until it notices that its daemon is gone.
+    home.wait("the state folder is nobody's", Duration::from_secs(5), |_| {
+        umount2(&state, MntFlags::empty()).is_ok()
+    });
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }

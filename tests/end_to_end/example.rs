@@ -93,6 +93,8 @@ fn the_example_boots_answers_changes_and_goes() {
     assert_eq!(home.boot_id("bystander"), bystander);
     assert_eq!(home.guests().len(), 2, "only the bystander's processes: {:?}", home.guests());
     assert_eq!(home.leftovers().len(), 2, "only the bystander's folders: {:?}", home.leftovers());
-    home.ok(&["vm", "delete", "bystander", "--yes"]);
+    // Named with its project: a name alone never reaches beyond the Bangerfile of the folder.
+    assert_eq!(home.banger(&["vm", "delete", "bystander", "--yes"]).code, 1);
+    home.ok(&["-p", "default", "vm", "delete", "bystander", "--yes"]);
     home.assert_nothing_left();
 }
