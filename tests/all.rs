@@ -2,7 +2,9 @@
 
 mod end_to_end;
 mod helper;
+mod helper_network;
 mod lab;
+mod namespace;
 mod property;
 mod scenario;
 mod walls;

@@ -20,7 +20,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 /// `plan` for 1,000 sandboxes, pure.
 fn plans() {
-    use banger_plan::actual::{Actual, SandboxFact, Seen};
+    use banger_plan::actual::{Actual, BridgeFact, NetworkFact, RulesFact, SandboxFact, Seen};
     use banger_plan::{Desired, assign::assign, plan};
     let mut desired = Desired::empty(banger_wire::id::InstallId::from_bits(1));
     for project in 0..10 {
@@ -35,6 +35,13 @@ fn plans() {
         images: desired.images.keys().map(|recipe| (recipe.clone(), Seen::Absent)).collect(),
         kernels: desired.kernels.keys().map(|recipe| (recipe.clone(), Seen::Absent)).collect(),
         sandboxes: desired.sandboxes.keys().map(|id| (id.clone(), SandboxFact::absent())).collect(),
+        network: Seen::Present(NetworkFact {
+            missing: None,
+            bridge: BridgeFact::Right,
+            rules: RulesFact::Current,
+            strangers: 0,
+            names_routed: None,
+        }),
         ..Actual::default()
     };
     let times = (0..ROUNDS).map(|_| {

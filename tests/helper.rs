@@ -1,7 +1,8 @@
 //! The helper as root, over a socket of the test's own: its table, its refusals, its cgroups.
 
+use crate::namespace::Namespace;
 use banger_wire::helper::{Facts, Limits, PROTOCOL, Reply, Request};
-use banger_wire::id::SandboxId;
+use banger_wire::id::{InstallId, SandboxId};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
     SocketType, recv, sendmsg, socketpair,
@@ -13,13 +14,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-struct Helper {
+pub(crate) struct Helper {
     socket: OwnedFd,
     child: Child,
 }
 
 /// The helper, where we are root and it is built; elsewhere the reason is printed, and fails where all must run.
 fn start() -> Option<Helper> {
+    start_in(None)
+}
+
+/// The installation that the tests are.
+pub(crate) fn install() -> InstallId {
+    InstallId::from_bits(0x7e57)
+}
+
+/// As [`start`], in a network namespace.
+pub(crate) fn start_in(namespace: Option<&Namespace>) -> Option<Helper> {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug");
     let folder = std::env::var_os("BANGER_PROGRAMS").map_or(built, PathBuf::from);
     let program = folder.join("banger-helper");
@@ -34,8 +45,15 @@ fn start() -> Option<Helper> {
     }
     let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
     let (socket, theirs) = pair.expect("a socket");
-    let child =
-        Command::new(program).env_clear().stdin(Stdio::from(theirs)).stderr(Stdio::null()).spawn();
+    let mut command = match namespace {
+        Some(namespace) => namespace.command(&program),
+        None => Command::new(&program),
+    };
+    let child = command
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::from(theirs))
+        .stderr(Stdio::null())
+        .spawn();
     Some(Helper { socket, child: child.expect("starts") })
 }
 
@@ -53,13 +71,13 @@ impl Helper {
         serde_json::from_slice(&answer[..count]).ok()
     }
 
-    fn ask(&self, request: &Request, descriptors: &[&OwnedFd]) -> Reply {
+    pub(crate) fn ask(&self, request: &Request, descriptors: &[&OwnedFd]) -> Reply {
         self.raw(&serde_json::to_vec(request).expect("encodes"), descriptors).expect("an answer")
     }
 
-    fn agreed(self) -> Self {
+    pub(crate) fn agreed(self) -> Self {
         assert_eq!(
-            self.ask(&Request::Hello { version: PROTOCOL }, &[]),
+            self.ask(&Request::Hello { version: PROTOCOL, install: install() }, &[]),
             Reply::Hello { version: PROTOCOL }
         );
         self
@@ -93,7 +111,7 @@ fn nothing_changes_before_the_versions_are_agreed_on() {
     assert!(matches!(helper.ask(&Request::Probe {}, &[]), Reply::Facts(_)), "reading is allowed");
     assert!(refused(helper.ask(&Request::CgroupRemove { sandbox: own() }, &[])));
     assert!(matches!(
-        helper.ask(&Request::Hello { version: PROTOCOL + 1 }, &[]),
+        helper.ask(&Request::Hello { version: PROTOCOL + 1, install: install() }, &[]),
         Reply::Hello { .. }
     ));
     assert!(refused(helper.ask(&Request::CgroupRemove { sandbox: own() }, &[])));

@@ -1,6 +1,6 @@
 //! A simulated world with the real core around it: assign, observe, plan, apply, without the loop's clock.
 
-use banger_plan::assign::{assign, forget};
+use banger_plan::assign::{assign, choose_subnet, forget, thaw};
 use banger_plan::desired::{Desired, Key};
 use banger_plan::plan::{Plan, plan};
 use banger_reconciler::apply::{Moment, apply};
@@ -28,6 +28,8 @@ pub(crate) struct Lab {
     pub(crate) sim: Sim,
     pub(crate) desired: Desired,
     pub(crate) drivers: Drivers,
+    /// The wall clock, in seconds.
+    pub(crate) now: u64,
 }
 
 pub(crate) fn name(text: &str) -> Name {
@@ -43,10 +45,13 @@ impl Lab {
     pub(crate) fn new() -> Self {
         let sim = Sim::new();
         let drivers = sim.drivers();
-        Self { sim, drivers, desired: Desired::empty(InstallId::from_bits(1)) }
+        let mut desired = Desired::empty(InstallId::from_bits(1));
+        choose_subnet(&mut desired, |_| true);
+        Self { sim, drivers, desired, now: 1_000_000 }
     }
 
     pub(crate) fn want(&mut self, project: &str, spec: &Spec, consent: bool) {
+        thaw(&mut self.desired, self.now);
         self.desired = assign(&self.desired, &name(project), spec, consent);
     }
 
@@ -57,7 +62,9 @@ impl Lab {
     /// One pass: every list that may be carried out, one after the other. Errors are left to the next pass.
     pub(crate) async fn pass(&mut self) -> Plan {
         let actual = observe(&self.drivers, &self.desired).await;
-        if let Some(next) = forget(&self.desired, &self.desired, &actual, &BTreeSet::new()) {
+        if let Some(next) =
+            forget(&self.desired, &self.desired, &actual, &BTreeSet::new(), self.now)
+        {
             self.desired = next;
         }
         let plan = plan(&self.desired, &actual);
@@ -73,6 +80,7 @@ impl Lab {
             }
         }
         self.sim.pass(1);
+        self.now += 1;
         plan
     }
 
@@ -109,6 +117,12 @@ impl Lab {
             self.desired.sandboxes.values().filter(|s| s.runs()).map(|s| &s.id).collect();
         assert_eq!(world.vmms.keys().collect::<Vec<_>>(), running, "processes");
         assert_eq!(world.runs.keys().collect::<Vec<_>>(), running, "runs");
+        let taps: BTreeMap<&SandboxId, bool> = running.iter().map(|id| (*id, true)).collect();
+        let open: BTreeMap<&SandboxId, bool> =
+            world.taps.iter().map(|(id, up)| (id, *up)).collect();
+        assert_eq!(open, taps, "an open port for each that runs");
+        assert_eq!(world.bridge.is_some(), !running.is_empty(), "a bridge while it is needed");
+        assert_eq!(world.rules.is_some(), !running.is_empty(), "and rules");
         let all: Vec<&SandboxId> = self.desired.sandboxes.keys().collect();
         assert!(world.disks.keys().all(|id| all.contains(&id)), "disks");
         assert!(running.iter().all(|id| world.disks.contains_key(id)), "every runner has its disk");

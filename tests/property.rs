@@ -247,14 +247,14 @@ fn what_is_foreign_is_reported_and_left_alone() {
     let mut other = Lab::new();
     other.want("p", &spec(STEPS[0]), false);
     runtime.block_on(other.converge());
-    let mut lab = Lab {
-        desired: banger_plan::Desired::empty(banger_wire::id::InstallId::from_bits(2)),
-        ..other
-    };
+    let (subnet, other_id) = (other.desired.subnet, banger_wire::id::InstallId::from_bits(2));
+    let desired = banger_plan::Desired { subnet, ..banger_plan::Desired::empty(other_id) };
+    let mut lab = Lab { desired, ..other };
     lab.want("q", &spec("sandbox \"c\" { image \"debian-bookworm\"; }"), true);
     runtime.block_on(lab.converge());
     lab.want("q", &Spec::default(), true);
     runtime.block_on(lab.converge());
     assert_eq!(lab.sim.world().vmms.len(), 2, "the other installation's");
     assert_eq!(lab.sim.world().volumes.len(), 1);
+    assert_eq!(lab.sim.world().taps.len(), 2);
 }

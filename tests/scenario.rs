@@ -15,6 +15,10 @@ enum Do<'a> {
     Pass(u64),
     FailOnce(&'a str),
     ClosePorts,
+    FlushRules,
+    AlterRules,
+    DropTap(&'a str),
+    NoNetwork(&'a str),
 }
 
 async fn play(script: &[Do<'_>]) -> String {
@@ -62,6 +66,25 @@ async fn play(script: &[Do<'_>]) -> String {
             Do::FailOnce(call) => {
                 lab.sim.world().fail_next = Some((*call).to_string());
                 out.push_str(&format!("=== the next {call} fails\n"));
+            }
+            Do::FlushRules => {
+                lab.sim.world().rules = None;
+                out.push_str("=== somebody flushes all rules\n");
+            }
+            Do::AlterRules => {
+                if let Some((_, altered)) = &mut lab.sim.world().rules {
+                    *altered = true;
+                }
+                out.push_str("=== somebody changes a rule\n");
+            }
+            Do::DropTap(sandbox) => {
+                let id = lab.id("p", sandbox);
+                lab.sim.world().taps.remove(&id);
+                out.push_str(&format!("=== the port of {sandbox} is removed\n"));
+            }
+            Do::NoNetwork(why) => {
+                lab.sim.world().no_network = Some((*why).to_string());
+                out.push_str(&format!("=== the host cannot: {why}\n"));
             }
             Do::ClosePorts => {
                 lab.sim.world().ports.clear();
@@ -164,6 +187,87 @@ fn drift_is_healed() {
 fn drift_is_only_reported_where_the_file_says_so() {
     let text = "sandbox \"web\" { image \"debian-bookworm\"; drift \"report\"; }";
     check("drift-report", &[Do::Apply(text), Do::Converge, Do::KillVmm("web"), Do::Tick, Do::Tick]);
+}
+
+/// Rules that vanish close every port until they are back; a port that vanishes is a restart; a change of policy
+/// is applied while sandboxes run.
+#[test]
+fn the_network_is_kept() {
+    let file = |egress: &str, networks: &str| {
+        format!(
+            "network \"back\"\nsandbox \"a\" {{ image \"debian-bookworm\"; egress \"{egress}\"; {networks} }}\n\
+             sandbox \"b\" {{ image \"debian-bookworm\"; network \"back\"; }}\n"
+        )
+    };
+    check(
+        "network",
+        &[
+            Do::Apply(&file("public", "")),
+            Do::Converge,
+            Do::FlushRules,
+            Do::Tick,
+            Do::Tick,
+            Do::Converge,
+            Do::AlterRules,
+            Do::Tick,
+            Do::Converge,
+            Do::DropTap("a"),
+            Do::Tick,
+            Do::Converge,
+            Do::Apply(&file("none", "network \"back\";")),
+            Do::Tick,
+            Do::Converge,
+        ],
+    );
+}
+
+/// Where rules cannot be enforced, what asks for them does not start; what asks for none does.
+#[test]
+fn a_host_that_cannot_enforce_rules_starts_nothing_that_needs_them() {
+    check(
+        "no-network",
+        &[
+            Do::NoNetwork("nft is not installed"),
+            Do::Apply(
+                "network \"n\"\nsandbox \"closed\" { image \"debian-bookworm\"; egress \"none\"; }\n\
+                 sandbox \"free\" { image \"debian-bookworm\"; egress \"open\"; }\n\
+                 sandbox \"group\" { image \"debian-bookworm\"; egress \"open\"; network \"n\"; }\n\
+                 sandbox \"web\" { image \"debian-bookworm\"; }\n",
+            ),
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+        ],
+    );
+}
+
+/// An address that was given back rests for a minute; then the lowest free one is taken again.
+#[test]
+fn addresses_stay_and_cool_down() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut lab = Lab::new();
+        let with = |names: &[&str]| -> banger_schema::Spec {
+            let line =
+                |name: &&str| format!("sandbox \"{name}\" {{ image \"debian-bookworm\"; }}\n");
+            spec(&names.iter().map(line).collect::<String>())
+        };
+        let host =
+            |lab: &Lab, sandbox: &str| lab.desired.sandboxes[&lab.id("p", sandbox)].host.get();
+        lab.want("p", &with(&["a", "b"]), false);
+        lab.converge().await;
+        assert_eq!((host(&lab, "a"), host(&lab, "b")), (2, 3));
+        lab.want("p", &with(&["b"]), true);
+        lab.converge().await;
+        lab.want("p", &with(&["b", "c"]), false);
+        assert_eq!((host(&lab, "b"), host(&lab, "c")), (3, 4), "2 rests");
+        lab.converge().await;
+        lab.now += 60;
+        lab.want("p", &with(&["b", "c", "d"]), false);
+        assert_eq!(host(&lab, "d"), 2, "and then is free");
+    });
 }
 
 /// A restart by command is one more boot, also after a stop and a start, and also beside a file that counts from 0.

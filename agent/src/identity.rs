@@ -1,6 +1,8 @@
 //! Becoming a particular sandbox.
 
 use crate::boot::HAND_OVER;
+use crate::names::Names;
+use crate::network;
 use crate::provision;
 use crate::root;
 use crate::state::State;
@@ -22,6 +24,7 @@ use tokio::task::AbortHandle;
 pub(crate) struct Identities {
     state: State,
     entered: Arc<Mutex<Option<Entered>>>,
+    names: Names,
 }
 
 /// What there is once the root was entered.
@@ -38,7 +41,12 @@ struct Entered {
 
 impl Identities {
     pub(crate) fn new(state: State) -> Self {
-        Self { state, entered: Arc::new(Mutex::new(None)) }
+        Self { state, entered: Arc::new(Mutex::new(None)), names: Names::default() }
+    }
+
+    /// The line to the host for names.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Becomes this sandbox, or this generation of it. The same generation again changes nothing.
@@ -73,7 +81,10 @@ impl Identities {
             None => {
                 let hidden = Arc::new(root::enter(&identity.volumes)?);
                 let has_init = is_executable(Path::new("/sbin/init"));
-                at("loopback", sys::loopback_up())?;
+                network::set_up(identity.network.as_ref())?;
+                if identity.network.is_some() {
+                    self.names.start()?;
+                }
                 name_host(&identity.hostname)?;
                 announce(if has_init { HAND_OVER } else { "stay" })?;
                 (hidden, has_init, None)

@@ -67,6 +67,12 @@ async fn converse(stream: VsockStream, state: State, identities: Identities) -> 
         }
         Request::Exec(request) => exec::run(request, &state, reader, write).await,
         Request::Forward { port } => forward::run(port, reader, write).await,
+        Request::Names => identities.names().run(reader, write).await,
+        Request::Ports => {
+            let ports = tokio::task::spawn_blocking(crate::ports::listening).await?;
+            Ok(reply(&mut write, &Reply::Ports { ports }).await?)
+        }
+        Request::Ssh(_) => Err("SSH is not served yet".into()),
         Request::Shutdown => shutdown::run(&state, &mut write).await,
         Request::Build { archive_bytes } => unpack::run(archive_bytes, &mut write).await,
     }

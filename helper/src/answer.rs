@@ -26,12 +26,11 @@ impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
     }
 }
 
-/// The answer as a message.
-pub(crate) fn reply(answer: Answer) -> Reply {
-    match answer {
-        Ok(reply) => reply,
-        Err(Bad::Refused(rule)) => Reply::Refused { rule: rule.to_string() },
-        Err(Bad::Failed(at, error)) => {
+/// A failure as a message.
+pub(crate) fn reply(bad: Bad) -> Reply {
+    match bad {
+        Bad::Refused(rule) => Reply::Refused { rule: rule.to_string() },
+        Bad::Failed(at, error) => {
             Reply::Failed { errno: error.raw_os_error().unwrap_or(0), at: at.to_string() }
         }
     }

@@ -2,13 +2,20 @@
 //!
 //! It is synchronous and has one thread and one caller, on its standard input: a sequenced-packet socket. It
 //! takes ids, enums, bounded numbers and descriptors, never a path, a name, a pid or an argument vector; it
-//! derives every name itself. It runs no other program and reads no format but JSON of its own.
-#![forbid(unsafe_code)]
+//! derives every name itself. It runs two programs by their full paths, nft and resolvectl, and gives them only text
+//! that it made.
+#![deny(unsafe_code)]
 
 mod answer;
 mod cgroup;
+mod link;
+mod netlink;
 mod op;
+mod rules;
 mod serve;
+#[allow(unsafe_code)]
+mod sys;
+mod sysctl;
 mod table;
 
 fn main() -> std::process::ExitCode {

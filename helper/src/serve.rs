@@ -5,12 +5,12 @@ use crate::table::{self, Caller};
 use banger_wire::helper::{MAX_MESSAGE, Reply, Request};
 use rustix::net::sockopt::{socket_peercred, socket_type};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketType,
-    recvmsg, send,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketType, recvmsg, sendmsg,
 };
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// More than any operation takes, so that too many are seen as such.
 const MAX_DESCRIPTORS: usize = 8;
@@ -21,7 +21,7 @@ pub(crate) fn run() -> io::Result<()> {
     if socket_type(socket)? != SocketType::SEQPACKET {
         return Err(io::Error::other("standard input is not the socket of a banger daemon"));
     }
-    let mut caller = Caller { uid: socket_peercred(socket)?.uid.as_raw(), agreed: false };
+    let mut caller = Caller::new(socket_peercred(socket)?.uid.as_raw());
     let mut buffer = vec![0u8; MAX_MESSAGE + 1];
     loop {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -50,19 +50,28 @@ pub(crate) fn run() -> io::Result<()> {
         if cut || message.bytes > MAX_MESSAGE {
             return Err(io::Error::other("a message is too long"));
         }
-        let reply = match serde_json::from_slice::<Request>(&buffer[..message.bytes]) {
-            Ok(request) => answer::reply(table::run(&request, descriptors, &mut caller)),
+        match serde_json::from_slice::<Request>(&buffer[..message.bytes]) {
+            Ok(request) => match table::run(&request, descriptors, &mut caller) {
+                Ok((reply, descriptor)) => answer(socket, &reply, descriptor.as_ref())?,
+                Err(bad) => answer(socket, &answer::reply(bad), None)?,
+            },
             Err(error) => {
-                answer(socket, &Reply::Refused { rule: "the message is not understood".into() })?;
+                let reply = Reply::Refused { rule: "the message is not understood".into() };
+                answer(socket, &reply, None)?;
                 return Err(io::Error::other(error));
             }
-        };
-        answer(socket, &reply)?;
+        }
     }
 }
 
-fn answer(socket: rustix::fd::BorrowedFd<'_>, reply: &Reply) -> io::Result<()> {
+fn answer(socket: BorrowedFd<'_>, reply: &Reply, descriptor: Option<&OwnedFd>) -> io::Result<()> {
     let bytes = serde_json::to_vec(reply)?;
-    send(socket, &bytes, SendFlags::NOSIGNAL)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptor = descriptor.map(|descriptor| [descriptor.as_fd()]);
+    if let Some(descriptor) = &descriptor {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptor));
+    }
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! Carries out one action: one driver call. There are no decisions here either.
 
-use crate::drivers::{DiskRemoval, DiskTarget, Drivers, Outcome, Progress};
+use crate::drivers::{DiskRemoval, DiskTarget, Drivers, NetChange, Outcome, Progress};
 use crate::fault::Fault;
 use banger_plan::action::Action;
-use banger_plan::desired::Desired;
+use banger_plan::boot::Nic;
+use banger_plan::desired::{Desired, DesiredSandbox};
 use banger_plan::recipe;
-use banger_wire::agent::{Identity, ReadyProbe};
+use banger_wire::agent::{Identity, Network, ReadyProbe};
 use banger_wire::api::ProblemKind;
 use banger_wire::id::{Generation, SandboxId};
 
@@ -53,14 +54,25 @@ pub async fn apply(
         Action::RemoveDisk { sandbox, .. } => {
             disk.remove(&DiskRemoval::Sandbox(sandbox.clone())).await
         }
+        Action::EnsureBridge { subnet } => net.change(NetChange::EnsureBridge(*subnet)).await,
+        Action::RemoveBridge => net.change(NetChange::RemoveBridge).await,
+        Action::ApplyRules { subnet, policy } => {
+            net.change(NetChange::ApplyRules(*subnet, policy.as_ref().clone())).await
+        }
+        Action::RemoveRules => net.change(NetChange::RemoveRules).await,
+        Action::RouteNames => net.change(NetChange::RouteNames).await,
+        Action::EnsureTap { sandbox } => net.change(NetChange::EnsureTap(sandbox.clone())).await,
+        Action::RaiseTap { sandbox } => net.change(NetChange::SetTap(sandbox.clone(), true)).await,
+        Action::CutTap { sandbox } => net.change(NetChange::SetTap(sandbox.clone(), false)).await,
+        Action::RemoveTap { sandbox } => net.change(NetChange::RemoveTap(sandbox.clone())).await,
         Action::StartVmm { boot, .. } => {
             vmm.start(boot.as_ref().ok_or_else(|| early(action))?).await
         }
         Action::StopVmm { sandbox, kill } => vmm.stop(sandbox, *kill).await,
         Action::RemoveRun { sandbox } => vmm.remove_run(sandbox).await,
         Action::ShutdownGuest { sandbox } => guest.shut_down(sandbox).await,
-        Action::Identify { sandbox, generation } => {
-            let identity = identity(desired, sandbox, *generation, moment)?;
+        Action::Identify { sandbox, generation, nic } => {
+            let identity = identity(desired, sandbox, *generation, *nic, moment)?;
             guest.identify(sandbox, identity).await
         }
         Action::Publish { sandbox, host, guest } => net.publish(sandbox, *host, *guest).await,
@@ -79,6 +91,7 @@ fn identity(
     desired: &Desired,
     sandbox: &SandboxId,
     generation: Generation,
+    nic: Nic,
     moment: &dyn Moment,
 ) -> Result<Identity, Fault> {
     let wanted = desired.sandboxes.get(sandbox).filter(|wanted| wanted.generation == generation);
@@ -93,8 +106,27 @@ fn identity(
         provision: spec.provision.clone(),
         provision_digest: recipe::digest(&spec.provision).to_string(),
         command: spec.command.clone(),
+        network: network(desired, wanted, nic),
         ready: ready.map(|r| ReadyProbe { exec: r.exec.clone(), timeout_secs: r.timeout_secs }),
         clock_ns: moment.clock_ns(),
         entropy: moment.entropy(),
     })
+}
+
+/// How a guest sets up its card.
+fn network(desired: &Desired, sandbox: &DesiredSandbox, nic: Nic) -> Option<Network> {
+    let mac = Some(banger_wire::derive::mac(&sandbox.id));
+    match (nic, desired.subnet) {
+        (Nic::Tap, Some(subnet)) => {
+            // Everything goes by the gateway, also to neighbours: ports are isolated.
+            let (address, gateway) = (subnet.address(sandbox.host), subnet.gateway());
+            Some(Network { mac, address, prefix: 32, gateway })
+        }
+        (Nic::User, _) => {
+            // What QEMU's own stack gives out.
+            let (address, gateway) = ([10, 0, 2, 15].into(), [10, 0, 2, 2].into());
+            Some(Network { mac, address, prefix: 24, gateway })
+        }
+        (Nic::Tap, None) | (Nic::None, _) => None,
+    }
 }

@@ -19,6 +19,7 @@ use banger_plan::status::{Failures, status};
 use banger_schema::Spec;
 use banger_wire::api::{Event, Phase, Problem, ProblemKind, Status};
 use banger_wire::id::{Name, SandboxId};
+use banger_wire::net::Subnet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -99,7 +100,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine for what the store says, without what only a lost connection wanted.
+    /// An engine for what the store says, without what only a lost connection wanted. The subnet is chosen here.
     ///
     /// # Errors
     /// When the store cannot be read or written.
@@ -109,11 +110,13 @@ impl Engine {
         capacity: Capacity,
         moment: Box<dyn Moment>,
         wakes: mpsc::UnboundedSender<Wake>,
+        free_subnet: impl Fn(Subnet) -> bool,
     ) -> Result<Arc<Self>, Fault> {
-        let mut desired = store.load()?;
-        if let Some(next) = assign::drop_ephemeral(&desired) {
-            store.save(&desired, &next)?;
-            desired = next;
+        let stored = store.load()?;
+        let mut desired = assign::drop_ephemeral(&stored).unwrap_or_else(|| stored.clone());
+        assign::choose_subnet(&mut desired, free_subnet);
+        if desired != stored {
+            store.save(&stored, &desired)?;
         }
         let actual = observe(&drivers, &desired).await;
         let plan = plan(&desired, &actual);
@@ -179,8 +182,11 @@ impl Engine {
             let message = fault.to_string();
             return Err(Problem { kind: ProblemKind::User, message, hints });
         }
+        let now = self.now_secs();
         let assigned = |consent| {
-            let mut next = assign::assign(&desired, project, &spec, consent);
+            let mut before = Desired::clone(&desired);
+            assign::thaw(&mut before, now);
+            let mut next = assign::assign(&before, project, &spec, consent);
             if terms.ephemeral {
                 for name in spec.sandboxes.keys() {
                     if desired.sandbox(project, name).is_none() {
@@ -208,7 +214,9 @@ impl Engine {
                 // Another image without consent is blocked, not carried out.
                 sandbox.life == Life::Wanted || Some(&sandbox.name) == name.as_ref()
             }
-            (Consent::Only(_), Key::Volume(_) | Key::Image(_) | Key::Kernel(_)) => false,
+            (Consent::Only(_), Key::Network | Key::Volume(_) | Key::Image(_) | Key::Kernel(_)) => {
+                false
+            }
         };
         let accepted = !terms.dry_run && lost.iter().all(agreed);
         let destroys = lost.iter().map(|key| next.title(key)).collect();
@@ -231,6 +239,11 @@ impl Engine {
         let mut desired = self.desired.lock().await;
         let next = change(&desired)?;
         self.commit(&mut desired, next).map_err(|fault| fault.problem())
+    }
+
+    /// The wall clock, in seconds: for what has to outlive this process.
+    fn now_secs(&self) -> u64 {
+        self.moment.clock_ns() / 1_000_000_000
     }
 
     /// Stores first, then believes.
@@ -286,8 +299,9 @@ impl Engine {
         let change = self.changes.load(Ordering::SeqCst);
         let mut desired = self.desired();
         let actual = observe(&self.drivers, &desired).await;
-        if assign::forget(&desired, &desired, &actual, busy).is_some() {
-            let left = |now: &Desired| assign::forget(now, &desired, &actual, busy);
+        let time = self.now_secs();
+        if assign::forget(&desired, &desired, &actual, busy, time).is_some() {
+            let left = |now: &Desired| assign::forget(now, &desired, &actual, busy, time);
             let forgotten = self.change(|now| Ok(left(now).unwrap_or_else(|| now.clone()))).await;
             if let Err(problem) = forgotten {
                 tracing::warn!("dropping what is gone: {}", problem.message);
@@ -306,7 +320,7 @@ impl Engine {
             if let Some(failed) = troubles.failed_attempt(key, list, &desired) {
                 let words = match key {
                     Key::Sandbox(id) => self.drivers.vmm.last_words(id).await,
-                    Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => String::new(),
+                    Key::Network | Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => String::new(),
                 };
                 troubles.attempt_failed(key, &failed, &words);
             }

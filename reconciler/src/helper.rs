@@ -1,23 +1,31 @@
 //! Talks to the root helper. Where none is installed and we are root, we start the same program ourselves.
 
+use crate::drivers::{NetChange, Outcome};
 use crate::fault::Fault;
 use crate::process::Held;
-use banger_wire::helper::{Facts, Limits, MAX_MESSAGE, PROTOCOL, Reply, Request};
-use banger_wire::id::SandboxId;
+use banger_wire::helper::{Facts, Limits, MAX_MESSAGE, PROTOCOL, Reply, Request, Rules};
+use banger_wire::id::{InstallId, SandboxId};
+use banger_wire::net::{Policy, Subnet};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, recv, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-/// A connection to the helper. One request at a time.
+/// The helper. One request at a time; when it is gone, the next request starts it again.
 #[derive(Clone)]
-pub struct Helper(Arc<Mutex<Connection>>);
+pub struct Helper(Arc<Inner>);
+
+struct Inner {
+    program: PathBuf,
+    install: InstallId,
+    connection: Mutex<Option<Connection>>,
+}
 
 struct Connection {
     socket: OwnedFd,
@@ -32,15 +40,8 @@ impl Drop for Connection {
     }
 }
 
-impl Helper {
-    /// Starts the helper as a child. `None` when we are not root: then there is no cgroup for a sandbox.
-    ///
-    /// # Errors
-    /// When the program cannot be started or speaks another version.
-    pub fn start(program: &Path) -> Result<Option<Self>, Fault> {
-        if !nix::unistd::geteuid().is_root() {
-            return Ok(None);
-        }
+impl Connection {
+    fn open(program: &Path, install: &InstallId) -> Result<Self, Fault> {
         let fail =
             |what: &str, error: std::io::Error| Fault::io(format!("the helper: {what}"), error);
         let pair =
@@ -49,17 +50,22 @@ impl Helper {
         let child = Command::new(program).env_clear().stdin(Stdio::from(theirs)).spawn();
         let child =
             child.map_err(|error| fail(&format!("starting {}", program.display()), error))?;
-        let helper = Self(Arc::new(Mutex::new(Connection { socket, child })));
-        let reply = helper.ask(&Request::Hello { version: PROTOCOL }, None)?;
+        let connection = Self { socket, child };
+        let hello = Request::Hello { version: PROTOCOL, install: install.clone() };
+        let (reply, _) = connection.ask(&hello, None)?;
         if reply != (Reply::Hello { version: PROTOCOL }) {
             return Err(Fault::host(format!("the helper speaks another version: {reply:?}"))
                 .hint("install banger and its helper from the same release"));
         }
-        Ok(Some(helper))
+        Ok(connection)
     }
 
-    fn ask(&self, request: &Request, descriptor: Option<&OwnedFd>) -> Result<Reply, Fault> {
-        let connection = self.0.lock().expect("no holder panics");
+    /// One request and its answer, each with at most one descriptor.
+    fn ask(
+        &self,
+        request: &Request,
+        descriptor: Option<&OwnedFd>,
+    ) -> Result<(Reply, Option<OwnedFd>), Fault> {
         let fail = |error: rustix::io::Errno| Fault::io("talking to the helper", error.into());
         let bytes = serde_json::to_vec(request).expect("messages encode");
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -69,12 +75,103 @@ impl Helper {
             ancillary.push(SendAncillaryMessage::ScmRights(borrowed));
         }
         let slices = [IoSlice::new(&bytes)];
-        sendmsg(&connection.socket, &slices, &mut ancillary, SendFlags::NOSIGNAL).map_err(fail)?;
+        sendmsg(&self.socket, &slices, &mut ancillary, SendFlags::NOSIGNAL).map_err(fail)?;
         let mut answer = vec![0; MAX_MESSAGE];
-        let (_, count) =
-            recv(&connection.socket, &mut answer[..], RecvFlags::empty()).map_err(fail)?;
-        serde_json::from_slice(&answer[..count])
-            .map_err(|_| Fault::host("the helper is gone").hint("start banger's daemon again"))
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(&mut answer)];
+        let message = recvmsg(&self.socket, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+            .map_err(fail)?;
+        let received = ancillary.drain().find_map(|part| {
+            if let RecvAncillaryMessage::ScmRights(mut fds) = part { fds.next() } else { None }
+        });
+        let reply = serde_json::from_slice(&answer[..message.bytes])
+            .map_err(|_| Fault::host("the helper is gone"))?;
+        Ok((reply, received))
+    }
+}
+
+impl Helper {
+    /// Starts the helper as a child. `None` when we are not root: then a sandbox has no cgroup and no bridge.
+    ///
+    /// # Errors
+    /// When the program cannot be started or speaks another version.
+    pub fn start(program: &Path, install: &InstallId) -> Result<Option<Self>, Fault> {
+        if !nix::unistd::geteuid().is_root() {
+            return Ok(None);
+        }
+        let connection = Mutex::new(Some(Connection::open(program, install)?));
+        let (program, install) = (program.to_path_buf(), install.clone());
+        Ok(Some(Self(Arc::new(Inner { program, install, connection }))))
+    }
+
+    fn ask(
+        &self,
+        request: &Request,
+        descriptor: Option<&OwnedFd>,
+    ) -> Result<(Reply, Option<OwnedFd>), Fault> {
+        let mut connection = self.0.connection.lock().expect("no holder panics");
+        if connection.is_none() {
+            *connection = Some(Connection::open(&self.0.program, &self.0.install)?);
+        }
+        let answer = connection.as_ref().map(|connection| connection.ask(request, descriptor));
+        let answer = answer.unwrap_or_else(|| Err(Fault::host("the helper is gone")));
+        if answer.is_err() {
+            // Every operation can be asked for again, so the next one begins anew.
+            *connection = None;
+        }
+        answer
+    }
+
+    fn carry_out(&self, request: &Request) -> Result<Outcome, Fault> {
+        let (reply, _) = self.ask(request, None)?;
+        match reply {
+            Reply::Changed => Ok(Outcome::Changed),
+            Reply::Unchanged => Ok(Outcome::Unchanged),
+            Reply::Hello { .. }
+            | Reply::Facts(_)
+            | Reply::Rules { .. }
+            | Reply::Refused { .. }
+            | Reply::Failed { .. } => Err(unexpected(&reply)),
+        }
+    }
+
+    /// Changes the network.
+    ///
+    /// # Errors
+    /// When the helper refuses or fails.
+    pub fn network(&self, change: &NetChange) -> Result<Outcome, Fault> {
+        let request = match change.clone() {
+            NetChange::EnsureBridge(subnet) => Request::BridgeEnsure { subnet },
+            NetChange::RemoveBridge => Request::BridgeRemove {},
+            NetChange::ApplyRules(subnet, policy) => Request::RulesApply { subnet, policy },
+            NetChange::RemoveRules => Request::RulesRemove {},
+            NetChange::RouteNames => Request::DnsRoute {},
+            NetChange::EnsureTap(sandbox) => Request::TapEnsure { sandbox },
+            NetChange::SetTap(sandbox, up) => Request::TapSet { sandbox, up },
+            NetChange::RemoveTap(sandbox) => Request::TapRemove { sandbox },
+        };
+        self.carry_out(&request)
+    }
+
+    /// How the rules are, against what they should enforce.
+    ///
+    /// # Errors
+    /// When the helper cannot tell.
+    pub fn rules(&self, subnet: Subnet, policy: Policy) -> Result<Rules, Fault> {
+        let (reply, _) = self.ask(&Request::RulesCheck { subnet, policy }, None)?;
+        if let Reply::Rules { rules } = reply { Ok(rules) } else { Err(unexpected(&reply)) }
+    }
+
+    /// A descriptor of a sandbox's tap.
+    ///
+    /// # Errors
+    /// When there is no tap, or it cannot be opened.
+    pub fn open_tap(&self, sandbox: &SandboxId) -> Result<OwnedFd, Fault> {
+        match self.ask(&Request::TapOpen { sandbox: sandbox.clone() }, None)? {
+            (Reply::Changed, Some(tap)) => Ok(tap),
+            (other, _) => Err(unexpected(&other)),
+        }
     }
 
     /// What the helper sees of the host.
@@ -82,7 +179,7 @@ impl Helper {
     /// # Errors
     /// When the helper is gone.
     pub fn probe(&self) -> Result<Facts, Fault> {
-        let reply = self.ask(&Request::Probe {}, None)?;
+        let (reply, _) = self.ask(&Request::Probe {}, None)?;
         if let Reply::Facts(facts) = reply { Ok(facts) } else { Err(unexpected(&reply)) }
     }
 
@@ -97,7 +194,7 @@ impl Helper {
         process: &Held,
     ) -> Result<(), Fault> {
         let sandbox = sandbox.clone();
-        done(self.ask(&Request::CgroupJoin { sandbox, limits }, Some(process.pidfd()))?)
+        done(self.ask(&Request::CgroupJoin { sandbox, limits }, Some(process.pidfd()))?.0)
     }
 
     /// Ends what is left in a sandbox's cgroup and removes it.
@@ -105,7 +202,7 @@ impl Helper {
     /// # Errors
     /// When the helper refuses or fails.
     pub fn cgroup_remove(&self, sandbox: &SandboxId) -> Result<(), Fault> {
-        done(self.ask(&Request::CgroupRemove { sandbox: sandbox.clone() }, None)?)
+        self.carry_out(&Request::CgroupRemove { sandbox: sandbox.clone() }).map(drop)
     }
 }
 
@@ -123,8 +220,10 @@ fn unexpected(reply: &Reply) -> Fault {
         Reply::Failed { errno, at } => {
             Fault::io(format!("the helper, {at}"), std::io::Error::from_raw_os_error(*errno))
         }
-        Reply::Hello { .. } | Reply::Facts(_) | Reply::Unchanged | Reply::Changed => {
-            Fault::host("the helper answered something else than was asked")
-        }
+        Reply::Hello { .. }
+        | Reply::Facts(_)
+        | Reply::Rules { .. }
+        | Reply::Unchanged
+        | Reply::Changed => Fault::host("the helper answered something else than was asked"),
     }
 }

@@ -13,6 +13,7 @@ pub mod fault;
 pub mod folders;
 pub mod helper;
 pub mod host;
+pub mod names;
 pub mod observe;
 pub mod process;
 pub mod store;

@@ -14,7 +14,7 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
         .map(|(id, _)| id.clone())
         .collect();
     let guests = drivers.guest.observe(&running).await;
-    let ports = drivers.net.observe().await;
+    let net = drivers.net.observe(desired).await;
     let unseen = || Seen::Unknown("the driver said nothing about it".to_string());
     let sandboxes = desired.sandboxes.keys().map(|id| {
         let facts = processes.get(id);
@@ -28,18 +28,26 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
             run: facts.map_or(Seen::Absent, |facts| facts.run.clone()),
             guest: guests.get(id).map_or(Seen::Absent, |guest| guest.state.clone()),
             silent_secs: guests.get(id).map_or(0, |guest| guest.silent_secs),
-            ports: ports.get(id).cloned().unwrap_or_default(),
+            tap: match &net.taps {
+                Ok(taps) => taps.get(id).map_or(Seen::Absent, |tap| Seen::Present(*tap)),
+                Err(why) => Seen::Unknown(why.clone()),
+            },
+            ports: net.ports.get(id).cloned().unwrap_or_default(),
             cgroup: facts.is_some_and(|facts| facts.cgroup),
         };
         (id.clone(), fact)
     });
     let sandboxes = sandboxes.collect();
     foreign.extend(disks.foreign);
+    let taps = net.taps.iter().flatten().map(|(id, _)| id);
+    let strange = taps.filter(|id| !desired.sandboxes.contains_key(id));
+    foreign.extend(strange.map(|id| format!("a network port of the unknown sandbox {id}")));
     foreign.sort();
     Actual {
         kernels: disks.kernels,
         images: disks.images,
         volumes: disks.volumes,
+        network: net.network,
         sandboxes,
         foreign,
     }

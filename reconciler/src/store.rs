@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// The schema that this program writes. Raised with every migration.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 /// From each version to the next. Only ever added to.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE thing (
         kind TEXT NOT NULL CHECK (kind IN ('project', 'kernel', 'image', 'volume', 'sandbox')),
@@ -25,7 +26,14 @@ const MIGRATIONS: [&str; 1] = ["
         value TEXT NOT NULL CHECK (json_valid(value)),
         PRIMARY KEY (kind, id)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    UPDATE thing SET value = json_set(value, '$.host', 2 + (
+        SELECT count(*) FROM thing AS before WHERE before.kind = 'sandbox' AND before.id < thing.id
+    )) WHERE kind = 'sandbox';
+    INSERT INTO meta (key, value) VALUES ('subnet', 'null'), ('cooling', '{}');
+",
+];
 
 /// The database.
 #[derive(Clone)]
@@ -87,6 +95,10 @@ impl Store {
         let install = InstallId::new(meta("install")?).map_err(|_| unreadable("install id"))?;
         let mut desired = Desired::empty(install);
         desired.serial = meta("serial")?.parse().map_err(|_| unreadable("serial"))?;
+        desired.subnet =
+            serde_json::from_str(&meta("subnet")?).map_err(|_| unreadable("subnet"))?;
+        desired.cooling =
+            serde_json::from_str(&meta("cooling")?).map_err(|_| unreadable("list of addresses"))?;
         desired.projects = self.rows(&connection, "project")?;
         desired.kernels = self.rows(&connection, "kernel")?;
         desired.images = self.rows(&connection, "image")?;
@@ -124,10 +136,14 @@ impl Store {
         let fail = |error| fault(&self.path, error);
         let change = connection.transaction().map_err(fail)?;
         let write = || -> rusqlite::Result<()> {
-            change.execute(
-                "UPDATE meta SET value = ?1 WHERE key = 'serial'",
-                [next.serial.to_string()],
-            )?;
+            let json = |text: serde_json::Result<String>| text.expect("plain values encode");
+            for (key, value) in [
+                ("serial", next.serial.to_string()),
+                ("subnet", json(serde_json::to_string(&next.subnet))),
+                ("cooling", json(serde_json::to_string(&next.cooling))),
+            ] {
+                change.execute("UPDATE meta SET value = ?1 WHERE key = ?2", [&value, key])?;
+            }
             differ(&change, "project", &previous.projects, &next.projects)?;
             differ(&change, "kernel", &previous.kernels, &next.kernels)?;
             differ(&change, "image", &previous.images, &next.images)?;

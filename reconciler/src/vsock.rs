@@ -89,7 +89,11 @@ impl Conversation {
                 Reply::Failed { message } => {
                     return Err(io::Error::other(banger_wire::text::clean_line(&message)));
                 }
-                Reply::State(_) | Reply::Started | Reply::Taken | Reply::Exit { .. } => {
+                Reply::State(_)
+                | Reply::Started
+                | Reply::Taken
+                | Reply::Ports { .. }
+                | Reply::Exit { .. } => {
                     return Err(broken("the guest sent another message than was due"));
                 }
             }

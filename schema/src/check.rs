@@ -31,6 +31,8 @@ fn fault(path: impl Into<String>, message: impl Into<String>) -> Fault {
 pub const MAX_SANDBOXES: usize = 100;
 /// The largest number of volumes in one sandbox: each is a device of the machine.
 const MAX_VOLUMES: usize = 8;
+/// The largest number of networks that one sandbox is on.
+const MAX_NETWORKS: usize = banger_wire::net::Policy::MAX_GROUPS;
 const MAX_LIST: usize = 256;
 const MIN_MEMORY_MIB: u64 = 128;
 const MIN_DISK_MIB: u64 = 64;
@@ -188,6 +190,14 @@ fn check_sandbox(
             format!("{at}/volume"),
             format!("at most {MAX_VOLUMES} volumes fit into one sandbox"),
         ));
+    }
+    for network in sandbox.networks.iter().filter(|name| !spec.networks.contains_key(*name)) {
+        let path = format!("{at}/network/{network}");
+        faults.push(missing("network", path, network, spec.networks.keys()));
+    }
+    if sandbox.networks.len() > MAX_NETWORKS {
+        let message = format!("a sandbox is on at most {MAX_NETWORKS} networks");
+        faults.push(fault(format!("{at}/network"), message));
     }
     for key in sandbox.env.keys() {
         let good = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')

@@ -4,11 +4,12 @@ use crate::check::Fault;
 use crate::grammar::{self, Rule, Slot, Ty};
 use crate::report::{Problem, did_you_mean};
 use crate::spec::{
-    DebianImage, Drift, ImageSource, ImageSpec, KernelSource, KernelSpec, Mode, Mount, Publish,
-    ReadySpec, Restart, SandboxSpec, Spec, VolumeSpec,
+    DebianImage, Drift, ImageSource, ImageSpec, KernelSource, KernelSpec, Mode, Mount, NetworkSpec,
+    Publish, ReadySpec, Restart, SandboxSpec, Scope, Spec, VolumeSpec,
 };
 use crate::tree::{Data, Node, Span, Value};
 use banger_wire::id::Name;
+use banger_wire::net::Egress;
 use banger_wire::size::Mib;
 use std::collections::BTreeMap;
 
@@ -270,6 +271,7 @@ fn read(root: &Node, places: &mut Places, problems: &mut Vec<Problem>) -> Spec {
                     .expect("validated");
                 spec.volumes.insert(name, VolumeSpec { size });
             }
+            "network" => drop(spec.networks.insert(name, network(node))),
             "sandbox" => drop(spec.sandboxes.insert(name, sandbox(node, rule, problems))),
             other => unreachable!("the grammar has a kind \"{other}\" that is not read"),
         }
@@ -317,6 +319,11 @@ fn image(node: &Node, problems: &mut Vec<Problem>) -> ImageSpec {
     }
 }
 
+fn network(node: &Node) -> NetworkSpec {
+    let host = only(node, "scope").is_some_and(|scope| text(scope) == "host");
+    NetworkSpec { scope: if host { Scope::Host } else { Scope::Project } }
+}
+
 fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec {
     let Some(image) = only(node, "image").map(name_of) else {
         let problem = Problem::new("this sandbox has no image", node.span.clone());
@@ -358,6 +365,8 @@ fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec
             Publish { host, guest: port("guest").unwrap_or(host) }
         })
         .collect();
+    let networks = node.all("network").flat_map(|network| network.args.iter().map(name_of));
+    spec.networks = networks.collect();
     spec.provision = rest(node, "provision");
     spec.command = rest(node, "command");
     spec.ready = node.child("ready").map(|ready| ReadySpec {
@@ -369,6 +378,11 @@ fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec
         Some("always") => Restart::Always,
         Some("never") => Restart::Never,
         _ => Restart::OnFailure,
+    };
+    spec.egress = match word("egress").as_deref() {
+        Some("none") => Egress::None,
+        Some("open") => Egress::Open,
+        _ => Egress::Public,
     };
     spec.drift =
         if word("drift").as_deref() == Some("report") { Drift::Report } else { Drift::Heal };

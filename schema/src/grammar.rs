@@ -141,8 +141,25 @@ pub static ROOT: Rule = Rule {
             doc: "a disk that outlives its sandbox",
             ..BASE
         },
+        NETWORK,
         SANDBOX,
     ],
+    ..BASE
+};
+
+const NETWORK: Rule = Rule {
+    name: "network",
+    args: &[slot("name", Ty::Name, true)],
+    children: &[Rule {
+        name: "scope",
+        args: &[slot("scope", Ty::Choice(&["project", "host"]), true)],
+        reach: Reach::Host,
+        doc: "who is on it: this project's sandboxes, or those of every project whose network of this name says host too",
+        ..BASE
+    }],
+    many: true,
+    keyed: true,
+    doc: "sandboxes that reach each other",
     ..BASE
 };
 
@@ -247,6 +264,20 @@ const SANDBOX: Rule = Rule {
             open_props: true,
             many: true,
             doc: "environment of its commands",
+            ..BASE
+        },
+        Rule {
+            name: "network",
+            rest: Some(Ty::Name),
+            many: true,
+            doc: "networks that it is on",
+            ..BASE
+        },
+        Rule {
+            name: "egress",
+            args: &[slot("policy", Ty::Choice(&["none", "public", "open"]), true)],
+            reach: Reach::Host,
+            doc: "where it may connect to: nowhere, the internet only, or wherever the host may; public if not given",
             ..BASE
         },
         Rule {

@@ -264,7 +264,7 @@ fn the_fields_that_reach_the_host_are_these() {
     }
     let mut reaching = Vec::new();
     walk(&grammar::ROOT, "", &mut reaching);
-    assert_eq!(reaching, ["/sandbox/publish"]);
+    assert_eq!(reaching, ["/network/scope", "/sandbox/egress", "/sandbox/publish"]);
 }
 
 proptest::proptest! {

@@ -73,8 +73,8 @@ fn a_package_that_does_not_exist_is_named() {
     if !can_run() {
         return;
     }
-    let home = Home::new();
-    home.write("image \"x\" { debian { packages \"no-such-package-anywhere\"; }; }\nsandbox \"a\" { image \"x\"; }");
+    let home = Home::outside();
+    home.write("image \"x\" { debian { packages \"no-such-package-anywhere\"; }; }\nsandbox \"a\" { image \"x\"; mode \"stopped\"; }");
     let said = home.banger(&["apply"]);
     assert_eq!(said.code, 1, "{}{}", said.out, said.err);
     assert!(
@@ -93,13 +93,13 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
     if !can_run() {
         return;
     }
-    let home = Home::empty();
+    let home = Home::outside();
     let state = home.path().join("state");
     std::fs::create_dir(&state).expect("a folder");
     mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=32m"))
         .expect("mounts");
     let outcome = std::panic::catch_unwind(|| {
-        home.write(&format!("{IMAGE}sandbox \"a\" {{ image \"base\"; }}"));
+        home.write(&format!("{IMAGE}sandbox \"a\" {{ image \"base\"; mode \"stopped\"; }}"));
         let said = home.banger(&["apply"]);
         assert_eq!(said.code, 1, "{}{}", said.out, said.err);
         assert!(said.err.contains("MiB are free at"), "{}", said.err);
@@ -112,7 +112,7 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
             .status();
         assert!(!filler.expect("dd").success());
         home.ok(&["status"]);
-        home.write("sandbox \"other\" { image \"debian-bookworm\"; }");
+        home.write("sandbox \"other\" { image \"debian-bookworm\"; mode \"stopped\"; }");
         let said = home.banger(&["apply", "--yes"]);
         assert!(said.code != 0 && said.err.contains("full"), "{}: {}", said.code, said.err);
         std::fs::remove_file(state.join("filler")).expect("removes");

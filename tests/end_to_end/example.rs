@@ -7,8 +7,9 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-fn get(port: u16) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the port is open");
+fn get(home: &Home, port: u16) -> String {
+    let connect = || TcpStream::connect(("127.0.0.1", port)).expect("the port is open");
+    let mut stream = home.namespace().inside(connect);
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("writes");
     let mut answer = String::new();
@@ -46,7 +47,7 @@ fn the_example_boots_answers_changes_and_goes() {
         home.ok(&["vm", "exec", "web", "--", "cat", "/etc/os-release"])
             .contains("Debian GNU/Linux 12")
     );
-    assert!(get(18080).contains("hello from a microVM"));
+    assert!(get(&home, 18080).contains("hello from a microVM"));
 
     // A second time there is nothing to do, and nothing is done.
     let boots = [home.boot_id("db"), home.boot_id("web")];
@@ -65,7 +66,7 @@ fn the_example_boots_answers_changes_and_goes() {
     home.ok(&["apply"]);
     assert_ne!(home.boot_id("db"), boots[0]);
     assert_eq!(home.boot_id("web"), boots[1], "web was not restarted");
-    assert!(get(18080).contains("hello from a microVM"));
+    assert!(get(&home, 18080).contains("hello from a microVM"));
 
     // A change of the environment is live.
     fs::write(
@@ -89,7 +90,8 @@ fn the_example_boots_answers_changes_and_goes() {
     assert!(
         home.json(&["status", "-p", "example"])["sandboxes"].as_array().expect("a list").is_empty()
     );
-    assert!(TcpStream::connect(("127.0.0.1", 18080)).is_err(), "the port is closed");
+    let connect = || TcpStream::connect(("127.0.0.1", 18080));
+    assert!(home.namespace().inside(connect).is_err(), "the port is closed");
     assert_eq!(home.boot_id("bystander"), bystander);
     assert_eq!(home.guests().len(), 2, "only the bystander's processes: {:?}", home.guests());
     assert_eq!(home.leftovers().len(), 2, "only the bystander's folders: {:?}", home.leftovers());

@@ -1,5 +1,6 @@
 //! A home for one test: its own folders, daemon and sandboxes, with kernels and images built once for all.
 
+use crate::namespace::Namespace;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -47,8 +48,11 @@ pub(crate) fn can_run() -> bool {
 }
 
 /// A home that is removed at the end, with every process in it.
+///
+/// What runs in it runs in a network namespace with no way out, so that no packet of a guest leaves it.
 pub(crate) struct Home {
     folder: PathBuf,
+    namespace: Option<Namespace>,
     _temporary: tempfile::TempDir,
 }
 
@@ -65,16 +69,18 @@ pub(crate) const IMAGE: &str = "image \"base\" { debian { packages \"busybox-sta
 impl Home {
     /// With every kernel and image built already.
     pub(crate) fn new() -> Self {
-        let home = Self::empty();
+        let mut home = Self::outside();
+        home.namespace = Some(Namespace::new());
         home.take_over(&built());
         home
     }
 
-    /// With nothing.
-    pub(crate) fn empty() -> Self {
+    /// With nothing, and in the host's own namespace: for building images. No sandbox may run in it.
+    pub(crate) fn outside() -> Self {
         // A short path: sockets have short names only.
         let temporary = tempfile::Builder::new().prefix("bg").tempdir_in("/tmp").expect("a folder");
-        Self { folder: temporary.path().to_path_buf(), _temporary: temporary }
+        let folder = temporary.path().to_path_buf();
+        Self { folder, namespace: None, _temporary: temporary }
     }
 
     /// Links the content of another home's kernels and images into this one.
@@ -94,7 +100,11 @@ impl Home {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(programs().join("banger"));
+        let program = programs().join("banger");
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(program),
+            None => Command::new(program),
+        };
         command
             .args(arguments)
             .current_dir(&self.folder)
@@ -103,6 +113,11 @@ impl Home {
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
         command
+    }
+
+    /// The namespace that everything runs in.
+    pub(crate) fn namespace(&self) -> &Namespace {
+        self.namespace.as_ref().expect("a home in a namespace")
     }
 
     /// Runs a command to its end.
@@ -215,6 +230,13 @@ impl Home {
             home.guests().is_empty() && home.leftovers().is_empty()
         });
         assert_eq!(cgroups_with(&self.folder), Vec::<PathBuf>::new());
+        if let Some(namespace) = &self.namespace {
+            self.wait("nothing is left of the network", Duration::from_secs(20), |_| {
+                let links = namespace.run("ip", &["-br", "link"]);
+                let rules = namespace.run("nft", &["list", "ruleset"]);
+                !links.contains("bgr") && !links.contains("bgb") && !rules.contains("banger")
+            });
+        }
     }
 
     /// Ends the daemon as a crash would.
@@ -292,7 +314,7 @@ fn built() -> PathBuf {
     let ready = shared.join("home");
     if !ready.join("done").exists() {
         let _ = fs::remove_dir_all(&ready);
-        let home = Home::empty();
+        let home = Home::outside();
         home.write(IMAGE);
         home.ok(&["apply"]);
         home.ok(&["image", "build", "debian-bookworm"]);

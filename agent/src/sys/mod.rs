@@ -2,8 +2,10 @@
 #![allow(unsafe_code)]
 
 use nix::libc;
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use tokio::process::Command;
 
 /// Who a command runs as, and whether it gets a session with a terminal of its own.
@@ -68,18 +70,91 @@ pub(crate) fn grow_ext4(folder: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
     check(unsafe { libc::ioctl(folder.as_raw_fd(), EXT4_IOC_RESIZE_FS, &blocks) })
 }
 
-/// Brings the loopback interface up.
-pub(crate) fn loopback_up() -> io::Result<()> {
-    // SAFETY: a zeroed `ifreq` is valid; the name fits with its terminator; the socket is closed below.
+/// A socket to configure interfaces with. It carries nothing.
+fn control_socket() -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is new and nobody else's.
     unsafe {
         let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
         check(socket)?;
-        let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l' as libc::c_char;
-        request.ifr_name[1] = b'o' as libc::c_char;
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        let result = check(libc::ioctl(socket, libc::SIOCSIFFLAGS as libc::Ioctl, &request));
-        libc::close(socket);
-        result
+        Ok(OwnedFd::from_raw_fd(socket))
+    }
+}
+
+fn request_for(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: a zeroed `ifreq` is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+/// An IPv4 address as the kernel takes it.
+fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
+    let inner = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: both are 16 bytes of plain data that begin with the family.
+    unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(inner) }
+}
+
+/// Opens an interface.
+pub(crate) fn set_up(name: &str) -> io::Result<()> {
+    let socket = control_socket()?;
+    let mut request = request_for(name)?;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the kernel only reads the request, whose name ends with a zero.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &request) })
+}
+
+/// Gives an interface its one address.
+pub(crate) fn set_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    let socket = control_socket()?;
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+    for (ioctl, value) in
+        [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, Ipv4Addr::from_bits(mask))]
+    {
+        let mut request = request_for(name)?;
+        request.ifr_ifru.ifru_addr = socket_address(value);
+        // SAFETY: as above.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), ioctl as libc::Ioctl, &request) })?;
+    }
+    Ok(())
+}
+
+/// Adds a route by an interface: to one host next door, or (with a gateway) to everywhere.
+pub(crate) fn add_route(
+    name: &str,
+    host: Option<Ipv4Addr>,
+    gateway: Option<Ipv4Addr>,
+) -> io::Result<()> {
+    let socket = control_socket()?;
+    let name = CString::new(name)?;
+    // SAFETY: a zeroed `rtentry` is valid.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    let any = Ipv4Addr::UNSPECIFIED;
+    route.rt_dst = socket_address(host.unwrap_or(any));
+    route.rt_genmask = socket_address(if host.is_some() { Ipv4Addr::BROADCAST } else { any });
+    route.rt_flags = libc::RTF_UP;
+    if host.is_some() {
+        route.rt_flags |= libc::RTF_HOST;
+    }
+    if let Some(gateway) = gateway {
+        route.rt_gateway = socket_address(gateway);
+        route.rt_flags |= libc::RTF_GATEWAY;
+    }
+    route.rt_dev = name.as_ptr().cast_mut();
+    // SAFETY: the kernel only reads the entry and the name, which live until after the call.
+    let added =
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT as libc::Ioctl, &route) });
+    match added {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => other,
     }
 }

@@ -1,6 +1,7 @@
 //! The arguments of every command.
 
 use banger_wire::id::Name;
+use banger_wire::net::Egress;
 use banger_wire::size::Mib;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -173,6 +174,12 @@ pub(crate) struct Shape {
     /// A port of the host's loopback that leads to a port in the guest
     #[arg(long, value_name = "HOST[:GUEST]", value_parser = publish)]
     pub(crate) publish: Vec<banger_schema::spec::Publish>,
+    /// A network that it is on
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Vec<Name>,
+    /// Where it may connect to: none, public or open
+    #[arg(long, value_parser = egress, default_value = "public")]
+    pub(crate) egress: Egress,
     /// A shell line that runs once before it is ready
     #[arg(long, value_name = "LINE")]
     pub(crate) provision: Vec<String>,
@@ -233,6 +240,15 @@ pub(crate) enum Kernel {
 
 fn size(text: &str) -> Result<Mib, String> {
     Mib::parse(text).map_err(|error| error.rule)
+}
+
+fn egress(text: &str) -> Result<Egress, String> {
+    match text {
+        "none" => Ok(Egress::None),
+        "public" => Ok(Egress::Public),
+        "open" => Ok(Egress::Open),
+        _ => Err("it is none, public or open".to_string()),
+    }
 }
 
 fn publish(text: &str) -> Result<banger_schema::spec::Publish, String> {

@@ -1,14 +1,33 @@
 //! One driver call with one effect, carrying only the data it needs. It prints as one line.
 
-use crate::boot::Boot;
+use crate::boot::{Boot, Nic};
 use banger_schema::spec::{ImageSource, KernelSource};
 use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
+use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
 use std::fmt;
 
 /// What can be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
+    /// Make the bridge, or make it as it should be.
+    EnsureBridge {
+        /// Its subnet.
+        subnet: Subnet,
+    },
+    /// Remove the bridge.
+    RemoveBridge,
+    /// Replace all rules in one step.
+    ApplyRules {
+        /// The bridge's subnet.
+        subnet: Subnet,
+        /// What they enforce.
+        policy: Box<Policy>,
+    },
+    /// Remove all rules.
+    RemoveRules,
+    /// Let the host's resolver ask us for names of sandboxes.
+    RouteNames,
     /// Fetch and store a kernel.
     BuildKernel {
         /// Its recipe.
@@ -87,6 +106,26 @@ pub enum Action {
         /// Whether anybody would miss it.
         ephemeral: bool,
     },
+    /// Make a sandbox's port on the bridge, closed; or make it as it should be.
+    EnsureTap {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// Open its port.
+    RaiseTap {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// Close its port.
+    CutTap {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// Remove its port.
+    RemoveTap {
+        /// Whose.
+        sandbox: SandboxId,
+    },
     /// Start the processes. The run's record is written first.
     StartVmm {
         /// With what. `None` in a plan whose image or kernel is not built yet.
@@ -121,6 +160,8 @@ pub enum Action {
         sandbox: SandboxId,
         /// Which.
         generation: Generation,
+        /// How its card is connected.
+        nic: Nic,
     },
     /// Open a port on the host's loopback that leads into the guest.
     Publish {
@@ -160,7 +201,16 @@ impl Action {
             | Action::RemoveRun { .. }
             | Action::Identify { .. }
             | Action::Publish { .. }
-            | Action::Unpublish { .. } => false,
+            | Action::Unpublish { .. }
+            | Action::EnsureBridge { .. }
+            | Action::RemoveBridge
+            | Action::ApplyRules { .. }
+            | Action::RemoveRules
+            | Action::RouteNames
+            | Action::EnsureTap { .. }
+            | Action::RaiseTap { .. }
+            | Action::CutTap { .. }
+            | Action::RemoveTap { .. } => false,
         }
     }
 
@@ -172,6 +222,8 @@ impl Action {
             | Action::CreateVolume { .. }
             | Action::CreateDisk { .. }
             | Action::StartVmm { .. }
+            | Action::EnsureBridge { .. }
+            | Action::EnsureTap { .. }
             | Action::Publish { .. } => '+',
             Action::RemoveKernel { .. }
             | Action::RemoveImage { .. }
@@ -180,8 +232,17 @@ impl Action {
             | Action::ShutdownGuest { .. }
             | Action::StopVmm { .. }
             | Action::RemoveRun { .. }
+            | Action::RemoveBridge
+            | Action::RemoveRules
+            | Action::RemoveTap { .. }
             | Action::Unpublish { .. } => '-',
-            Action::GrowVolume { .. } | Action::GrowDisk { .. } | Action::Identify { .. } => '~',
+            Action::GrowVolume { .. }
+            | Action::GrowDisk { .. }
+            | Action::ApplyRules { .. }
+            | Action::RouteNames
+            | Action::RaiseTap { .. }
+            | Action::CutTap { .. }
+            | Action::Identify { .. } => '~',
         }
     }
 }
@@ -215,6 +276,18 @@ impl fmt::Display for Action {
             Action::Identify { generation, .. } => {
                 write!(f, "identify as generation {}", generation.0)
             }
+            Action::EnsureBridge { subnet } => write!(f, "make the bridge {subnet}"),
+            Action::RemoveBridge => f.write_str("remove the bridge"),
+            Action::ApplyRules { policy, .. } => {
+                let count = policy.ports.len();
+                write!(f, "enforce rules for {count} sandbox{}", if count == 1 { "" } else { "es" })
+            }
+            Action::RemoveRules => f.write_str("remove the rules"),
+            Action::RouteNames => f.write_str("route names to banger"),
+            Action::EnsureTap { .. } => f.write_str("make its port"),
+            Action::RaiseTap { .. } => f.write_str("open its port"),
+            Action::CutTap { .. } => f.write_str("close its port"),
+            Action::RemoveTap { .. } => f.write_str("remove its port"),
             Action::Publish { host, guest, .. } => write!(f, "publish 127.0.0.1:{host} → {guest}"),
             Action::Unpublish { host, .. } => write!(f, "close 127.0.0.1:{host}"),
         }

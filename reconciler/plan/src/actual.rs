@@ -41,7 +41,7 @@ impl<T> Seen<T> {
 }
 
 /// What was seen of this host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actual {
     /// Kernels by recipe. One that is not in here was not asked for.
     pub kernels: BTreeMap<Digest, Seen<ArtifactFact>>,
@@ -51,8 +51,79 @@ pub struct Actual {
     pub volumes: BTreeMap<VolumeId, Seen<VolumeFact>>,
     /// Sandboxes.
     pub sandboxes: BTreeMap<SandboxId, SandboxFact>,
+    /// The bridge and the rules of the host.
+    pub network: Seen<NetworkFact>,
     /// Things in our folders that nothing desired accounts for. They are left alone.
     pub foreign: Vec<String>,
+}
+
+impl Default for Actual {
+    /// Nothing was looked at.
+    fn default() -> Self {
+        Self {
+            kernels: BTreeMap::new(),
+            images: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            network: Seen::Unknown("it was not looked at".to_string()),
+            foreign: Vec::new(),
+        }
+    }
+}
+
+/// What the host has of a network for guests. It is [`Seen::Absent`] nowhere: a host without one says why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkFact {
+    /// Why this host cannot give guests a network whose rules are enforced. `None` when it can.
+    pub missing: Option<String>,
+    /// The bridge.
+    pub bridge: BridgeFact,
+    /// The rules.
+    pub rules: RulesFact,
+    /// Ports on the bridge of sandboxes that nothing desired accounts for. While there are any, bridge and rules stay.
+    pub strangers: usize,
+    /// Whether the host's resolver asks us for names of sandboxes. `None` when it has none that could.
+    pub names_routed: Option<bool>,
+}
+
+/// The bridge of this installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BridgeFact {
+    /// It is not there.
+    Absent,
+    /// It is there, but not as it should be.
+    Different,
+    /// It is as it should be.
+    Right,
+}
+
+/// The rules of this installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RulesFact {
+    /// They are not there.
+    Absent,
+    /// They are not as we wrote them: somebody changed or emptied them.
+    Altered,
+    /// They are as we wrote them, for another policy than is wanted now.
+    Older,
+    /// They are as we wrote them, for the policy that is wanted now.
+    Current,
+}
+
+impl RulesFact {
+    /// Whether what we wrote last is enforced.
+    pub fn enforced(self) -> bool {
+        matches!(self, RulesFact::Older | RulesFact::Current)
+    }
+}
+
+/// A sandbox's port on the bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TapFact {
+    /// Whether frames pass.
+    pub up: bool,
+    /// Whether it is an isolated port of our bridge.
+    pub right: bool,
 }
 
 /// A kernel or image that is built.
@@ -88,6 +159,8 @@ pub struct SandboxFact {
     pub guest: Seen<GuestState>,
     /// Seconds since its guest was last heard, or since this daemon began to listen to it.
     pub silent_secs: u64,
+    /// Its port on the bridge.
+    pub tap: Seen<TapFact>,
     /// Host ports that lead into it, with the guest's port.
     pub ports: BTreeMap<u16, u16>,
     /// Whether a cgroup of its own exists.
@@ -104,6 +177,7 @@ impl SandboxFact {
             run: Seen::Absent,
             guest: Seen::Absent,
             silent_secs: 0,
+            tap: Seen::Absent,
             ports: BTreeMap::new(),
             cgroup: false,
         }
@@ -115,6 +189,7 @@ impl SandboxFact {
             && !self.folder
             && self.vmm.is_absent()
             && self.run.is_absent()
+            && self.tap.is_absent()
             && self.ports.is_empty()
             && !self.cgroup
     }

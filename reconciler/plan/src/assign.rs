@@ -10,6 +10,7 @@ use crate::recipe;
 use banger_schema::catalog;
 use banger_schema::spec::{Mode, SandboxSpec, Spec};
 use banger_wire::id::{Cid, Digest, Generation, Name, SandboxId, VolumeId};
+use banger_wire::net::{HostNumber, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Gives a project a spec: what is not in it any more should go.
@@ -21,6 +22,7 @@ pub fn assign(previous: &Desired, project: &Name, spec: &Spec, consent: bool) ->
     let empty = spec.sandboxes.is_empty()
         && spec.volumes.is_empty()
         && spec.images.is_empty()
+        && spec.networks.is_empty()
         && spec.kernels.is_empty();
     if empty {
         next.projects.remove(project);
@@ -125,6 +127,7 @@ fn assign_sandbox(
         consent: false,
         ephemeral: false,
         cid: free_cid(next),
+        host: free_host(next),
         image,
         kernel,
         volumes,
@@ -138,6 +141,33 @@ fn free_cid(next: &Desired) -> Cid {
     let taken: BTreeSet<u32> = next.sandboxes.values().map(|s| s.cid.get()).collect();
     let free = (Cid::FIRST..u32::MAX).find(|cid| !taken.contains(cid));
     Cid::new(free.expect("fewer sandboxes than context ids")).expect("above the reserved ones")
+}
+
+/// Seconds until an address that was given back may be another sandbox's (R-D6).
+pub const COOL_DOWN_SECS: u64 = 60;
+
+/// The lowest number that no sandbox has, wanted or not yet gone, and that is not cooling; when there is none, the
+/// one that has cooled longest.
+fn free_host(next: &Desired) -> HostNumber {
+    let taken: BTreeSet<HostNumber> = next.sandboxes.values().map(|s| s.host).collect();
+    let all = HostNumber::FIRST..=HostNumber::LAST;
+    let mut free = all.map(|n| HostNumber::new(n).expect("in bounds"));
+    let free = free.find(|host| !taken.contains(host) && !next.cooling.contains_key(host));
+    let coolest = || next.cooling.iter().min_by_key(|(_, since)| **since).map(|(host, _)| *host);
+    free.or_else(coolest).expect("fewer sandboxes than numbers")
+}
+
+/// Lets addresses be used again that have cooled long enough. A clock that jumps only makes them cool longer.
+pub fn thaw(desired: &mut Desired, now_secs: u64) {
+    desired.cooling.retain(|_, since| now_secs.abs_diff(*since) < COOL_DOWN_SECS);
+}
+
+/// Chooses the subnet: the first that overlaps none of the host's routes. One that is in use is kept.
+pub fn choose_subnet(desired: &mut Desired, free: impl Fn(Subnet) -> bool) {
+    let keep = desired.subnet.is_some_and(|subnet| !desired.sandboxes.is_empty() || free(subnet));
+    if !keep {
+        desired.subnet = Subnet::all().find(|subnet| free(*subnet));
+    }
 }
 
 /// Works out which kernels and images are wanted, over all projects.
@@ -199,6 +229,7 @@ pub fn forget(
     looked_for: &Desired,
     actual: &Actual,
     busy: &BTreeSet<Key>,
+    now_secs: u64,
 ) -> Option<Desired> {
     let mut next = desired.clone();
     next.sandboxes.retain(|id, sandbox| {
@@ -225,6 +256,10 @@ pub fn forget(
         let quiet = !busy.contains(&Key::Image(digest.clone()));
         image.life == ArtifactLife::Wanted || !(before && gone && quiet)
     });
+    let kept: BTreeSet<HostNumber> = next.sandboxes.values().map(|s| s.host).collect();
+    for sandbox in desired.sandboxes.values().filter(|s| !kept.contains(&s.host)) {
+        next.cooling.insert(sandbox.host, now_secs);
+    }
     (next != *desired).then_some(next)
 }
 
@@ -246,6 +281,8 @@ pub fn remove_ephemeral(desired: &Desired, project: &Name, name: &Name) -> Desir
     let own = spec.sandboxes.values().filter_map(|sandbox| sandbox.kernel.clone());
     let used: BTreeSet<Name> = kernels.chain(own).collect();
     spec.kernels.retain(|name, _| used.contains(name));
+    let used: BTreeSet<&Name> = spec.sandboxes.values().flat_map(|s| &s.networks).collect();
+    spec.networks.retain(|name, _| used.contains(name));
     assign(desired, project, &spec, false)
 }
 

@@ -6,6 +6,29 @@ use banger_wire::id::{Cid, Digest, SandboxId, VolumeId};
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
 
+/// How a guest is connected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nic {
+    /// It has no network card.
+    #[default]
+    None,
+    /// A port on the host's bridge, behind the host's rules.
+    Tap,
+    /// The VMM's own network stack, which has no rules: only where none are asked for.
+    User,
+}
+
+impl std::fmt::Display for Nic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Nic::None => "none",
+            Nic::Tap => "bridge",
+            Nic::User => "user mode",
+        })
+    }
+}
+
 /// Everything that is fixed for as long as a VMM runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,13 +53,16 @@ pub struct Boot {
     pub command: Vec<String>,
     /// Its vsock address.
     pub cid: Cid,
+    /// How it is connected.
+    #[serde(default)]
+    pub nic: Nic,
     /// How often it was asked to restart.
     pub restarts: u32,
 }
 
 impl Boot {
     /// What a sandbox should be started with, above these contents.
-    pub fn of(desired: &DesiredSandbox, kernel: &Digest, image: &Digest) -> Self {
+    pub fn of(desired: &DesiredSandbox, kernel: &Digest, image: &Digest, nic: Nic) -> Self {
         let spec = &desired.spec;
         let at = spec.volumes.iter().map(|mount| mount.at.clone());
         Self {
@@ -50,6 +76,7 @@ impl Boot {
             volumes: desired.volumes.iter().cloned().zip(at).collect(),
             command: spec.command.clone(),
             cid: desired.cid,
+            nic,
             restarts: spec.restarts,
         }
     }
@@ -72,6 +99,7 @@ impl Boot {
         differ("disk", running.disk.to_string(), wanted.disk.to_string());
         differ("kernel", running.kernel.short().into(), wanted.kernel.short().into());
         differ("volumes", volumes(running), volumes(wanted));
+        differ("network card", running.nic.to_string(), wanted.nic.to_string());
         differ("command", running.command.join(" "), wanted.command.join(" "));
         if running.restarts != wanted.restarts {
             lines.push("restart was asked for".to_string());

@@ -5,6 +5,7 @@
 use banger_schema::Spec;
 use banger_schema::spec::{ImageSource, KernelSource, SandboxSpec};
 use banger_wire::id::{Cid, Digest, Generation, InstallId, Name, SandboxId, VolumeId};
+use banger_wire::net::{HostNumber, Subnet};
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +28,10 @@ pub struct Desired {
     pub volumes: BTreeMap<VolumeId, DesiredVolume>,
     /// Sandboxes. One that should go stays here until it was seen gone, and keeps its numbers till then.
     pub sandboxes: BTreeMap<SandboxId, DesiredSandbox>,
+    /// The subnet of this installation, chosen free of the host's routes. `None` while there is none.
+    pub subnet: Option<Subnet>,
+    /// Addresses that were given back, and when, in seconds since 1970: they are not used again at once (R-D6).
+    pub cooling: BTreeMap<HostNumber, u64>,
 }
 
 impl Desired {
@@ -40,7 +45,14 @@ impl Desired {
             images: BTreeMap::new(),
             volumes: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
+            subnet: None,
+            cooling: BTreeMap::new(),
         }
+    }
+
+    /// A sandbox's address, as long as there is a subnet.
+    pub fn address(&self, sandbox: &DesiredSandbox) -> Option<std::net::Ipv4Addr> {
+        self.subnet.map(|subnet| subnet.address(sandbox.host))
     }
 
     /// The wanted sandbox of this project and name.
@@ -137,6 +149,8 @@ pub struct DesiredSandbox {
     pub ephemeral: bool,
     /// Its vsock address.
     pub cid: Cid,
+    /// Its number in the subnet, which gives its address.
+    pub host: HostNumber,
     /// Its image's recipe.
     pub image: Digest,
     /// Its kernel's recipe.
@@ -157,6 +171,8 @@ impl DesiredSandbox {
 /// Whatever has a list of actions of its own. The order is the order of a plan: host first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
+    /// The bridge and the rules of the whole host.
+    Network,
     /// A kernel, by recipe.
     Kernel(Digest),
     /// An image, by recipe.
@@ -171,10 +187,11 @@ impl Key {
     /// The kind's place in a plan: host first.
     pub fn kind(&self) -> u8 {
         match self {
-            Key::Kernel(_) => 0,
-            Key::Image(_) => 1,
-            Key::Volume(_) => 2,
-            Key::Sandbox(_) => 3,
+            Key::Network => 0,
+            Key::Kernel(_) => 1,
+            Key::Image(_) => 2,
+            Key::Volume(_) => 3,
+            Key::Sandbox(_) => 4,
         }
     }
 }
@@ -182,6 +199,7 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Key::Network => f.write_str("network"),
             Key::Kernel(digest) => write!(f, "kernel {}", digest.short()),
             Key::Image(digest) => write!(f, "image {}", digest.short()),
             Key::Volume(id) => write!(f, "volume {id}"),
@@ -198,6 +216,7 @@ impl Desired {
             None => key.to_string(),
         };
         match key {
+            Key::Network => key.to_string(),
             Key::Kernel(digest) => named("kernel", self.kernel_names(digest).first().map(|n| n.1)),
             Key::Image(digest) => named("image", self.image_names(digest).first().map(|n| n.1)),
             Key::Volume(id) => named("volume", self.volumes.get(id).map(|v| &v.name)),
@@ -235,6 +254,7 @@ impl Desired {
     pub fn belongs(&self, key: &Key, project: &Name) -> bool {
         let ours = |s: &&DesiredSandbox| s.project == *project;
         match key {
+            Key::Network => self.sandboxes.values().any(|s| s.project == *project),
             Key::Kernel(digest) => {
                 self.sandboxes.values().filter(ours).any(|s| s.kernel == *digest)
                     || self.kernel_names(digest).iter().any(|(owner, _)| *owner == Some(project))
@@ -254,6 +274,7 @@ impl Desired {
         let image = self.images.get(&sandbox.image);
         let mut keys = vec![
             Key::Sandbox(id.clone()),
+            Key::Network,
             Key::Kernel(sandbox.kernel.clone()),
             Key::Image(sandbox.image.clone()),
         ];

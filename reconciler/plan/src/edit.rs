@@ -84,6 +84,10 @@ fn merge(mut next: Spec, other: &Spec) -> Result<Spec, EditError> {
             return Err(EditError::Differs { kind: "volume", name: name.clone() });
         }
     }
+    for (name, network) in &other.networks {
+        // Naming one is joining it: what it is was said where it was declared.
+        next.networks.entry(name.clone()).or_insert(*network);
+    }
     for (name, sandbox) in &other.sandboxes {
         if next.sandboxes.insert(name.clone(), sandbox.clone()).is_some() {
             return Err(EditError::Exists(name.clone()));

@@ -22,8 +22,10 @@ pub mod desired;
 pub mod edit;
 pub mod kind;
 pub mod plan;
+pub mod policy;
 pub mod recipe;
 pub mod status;
+pub mod zone;
 
 pub use actual::{Actual, Seen};
 pub use desired::Desired;

@@ -79,6 +79,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
             plan.lists.insert(key, List { title, ..list });
         }
     };
+    add(Key::Network, kind::network::plan_network(desired, actual));
     for (recipe, kernel) in &desired.kernels {
         add(Key::Kernel(recipe.clone()), kind::kernel::plan_kernel(recipe, kernel, actual));
     }
@@ -95,9 +96,16 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
 }
 
 impl Plan {
-    /// The part that belongs to one project: its things, and what they are made from.
+    /// The part that belongs to one project: its things, and what they are made from; and what is done to the
+    /// network while one of its sandboxes has something to do.
     pub fn of_project(&self, desired: &Desired, project: &Name) -> Plan {
-        let lists = self.lists.iter().filter(|(key, _)| desired.belongs(key, project));
+        let busy = self
+            .lists
+            .keys()
+            .any(|key| matches!(key, Key::Sandbox(_)) && desired.belongs(key, project));
+        let ours =
+            |key: &Key| if *key == Key::Network { busy } else { desired.belongs(key, project) };
+        let lists = self.lists.iter().filter(|(key, _)| ours(key));
         Plan { lists: lists.map(|(key, list)| (key.clone(), list.clone())).collect() }
     }
 

@@ -70,6 +70,9 @@ fn sandbox_status(
         uptime_secs: vmm.map(|vmm| vmm.uptime_secs),
         boot_id: guest.map(|guest| banger_wire::text::clean_line(&guest.boot_id)),
         vmm: vmm.map(|vmm| vmm.backend.clone()),
+        address: desired.address(sandbox).filter(|_| fact.tap.present().is_some()),
+        networks: sandbox.spec.networks.iter().cloned().collect(),
+        egress: sandbox.spec.egress,
         ports: fact.ports.iter().map(|(host, guest)| format!("{host}:{guest}")).collect(),
         failures: failure.map_or(0, |failure| failure.count),
         next_try_secs: failure.map(|failure| failure.next_try_secs),
@@ -85,7 +88,8 @@ fn failure_of<'a>(
 ) -> Option<&'a Failure> {
     let image = desired.images.get(&sandbox.image);
     let builder = image.map(|image| Key::Kernel(image.builder.clone()));
-    let needs = [Key::Kernel(sandbox.kernel.clone()), Key::Image(sandbox.image.clone())];
+    let needs =
+        [Key::Kernel(sandbox.kernel.clone()), Key::Image(sandbox.image.clone()), Key::Network];
     let volumes = sandbox.volumes.iter().map(|volume| Key::Volume(volume.clone()));
     let own = failures.get(&Key::Sandbox(sandbox.id.clone()));
     own.or_else(|| {
@@ -162,16 +166,16 @@ pub fn settled(
     project: &Name,
     only: Option<&Name>,
 ) -> Settled {
-    let ours = |key: &Key| match only {
-        None => desired.belongs(key, project),
-        Some(name) => desired
-            .sandboxes
-            .values()
-            .filter(|s| s.project == *project && s.name == *name)
-            .any(|s| desired.needs(&s.id).contains(key)),
-    };
+    let mut plan = plan.of_project(desired, project);
+    if let Some(name) = only {
+        let mut sandboxes = desired.sandboxes.values();
+        let sandbox = sandboxes.find(|s| s.project == *project && s.name == *name);
+        let needs = sandbox.map(|sandbox| desired.needs(&sandbox.id)).unwrap_or_default();
+        let idle = needs.first().is_none_or(|own| !plan.lists.contains_key(own));
+        plan.lists.retain(|key, _| needs.contains(key) && !(idle && *key == Key::Network));
+    }
     let mut problems = Vec::new();
-    for (key, list) in plan.lists.iter().filter(|(key, _)| ours(key)) {
+    for (key, list) in &plan.lists {
         let problem = match failures.get(key) {
             Some(failure) if failure.count >= patience(key) => failure.problem.clone(),
             Some(_) => return Settled::No,
@@ -250,7 +254,7 @@ fn stuck(
 /// A fetch or build that failed will hardly succeed at once; a guest that failed to boot may.
 fn patience(key: &Key) -> u32 {
     match key {
-        Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => 1,
+        Key::Network | Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => 1,
         Key::Sandbox(_) => PATIENCE,
     }
 }

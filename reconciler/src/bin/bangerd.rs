@@ -2,17 +2,19 @@
 //!
 //! It ends by itself when nothing is desired and nobody asks; running sandboxes outlive it in any case.
 
+use banger_plan::zone::{Zone, host_zone};
 use banger_reconciler::api::{self, Context};
 use banger_reconciler::drivers::Drivers;
 use banger_reconciler::drivers::disk::Files;
 use banger_reconciler::drivers::guest::VsockGuest;
-use banger_reconciler::drivers::net::Loopback;
+use banger_reconciler::drivers::net::{self, HostNet};
 use banger_reconciler::drivers::vmm::{Launcher, Processes};
 use banger_reconciler::engine::Engine;
 use banger_reconciler::fault::{During, Fault};
 use banger_reconciler::folders::Folders;
 use banger_reconciler::helper::Helper;
 use banger_reconciler::host::{self, RealMoment};
+use banger_reconciler::names;
 use banger_reconciler::store::Store;
 use banger_wire::id::InstallId;
 use nix::fcntl::{Flock, FlockArg};
@@ -27,6 +29,8 @@ use tokio::sync::{mpsc, watch};
 
 /// How long it stays when nothing is desired and nobody asks.
 const LINGER: Duration = Duration::from_secs(20);
+/// How long until the DNS server's port is tried again.
+const RETRY_NAMES: Duration = Duration::from_secs(5);
 /// The exit code when another daemon holds the lock.
 const ALREADY: u8 = 75;
 
@@ -71,18 +75,22 @@ async fn serve() -> Result<ExitCode, Fault> {
     let fresh = || InstallId::from_bits(u128::from_be_bytes(host::random()));
     let store = Store::open(&folders.database(), fresh)?;
     let install = store.load()?.install;
-    let helper = Helper::start(&beside("banger-helper", "BANGER_HELPER")?)?;
+    let helper = Helper::start(&beside("banger-helper", "BANGER_HELPER")?, &install)?;
     let agent = beside("banger-agent", "BANGER_AGENT")?;
+    let free = net::is_free(&install).await?;
+    let guest = Arc::new(VsockGuest::new(folders.clone(), wakes.clone()));
+    let net = Arc::new(HostNet::new(install.clone(), helper.clone(), guest.clone()));
     let launcher = Launcher::new(folders.clone(), install.clone(), agent, helper, wakes.clone());
     let launcher = Arc::new(launcher);
-    let guest = Arc::new(VsockGuest::new(folders.clone(), wakes.clone()));
     let drivers = Drivers {
         disk: Arc::new(Files::new(folders.clone(), install, launcher.clone()).await?),
         vmm: Arc::new(Processes::new(folders.clone(), launcher)),
         guest: guest.clone(),
-        net: Arc::new(Loopback::new(guest.clone())),
+        net,
     };
-    let engine = Engine::new(drivers, store, host::capacity(), Box::new(RealMoment), wakes).await?;
+    let moment = Box::new(RealMoment);
+    let engine = Engine::new(drivers, store, host::capacity(), moment, wakes, free).await?;
+    serve_names(&engine, &guest);
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(engine.clone().run(woken, stopped));
     let active = Arc::new(AtomicUsize::new(0));
@@ -99,6 +107,39 @@ async fn serve() -> Result<ExitCode, Fault> {
     let _ = stop.send(true);
     let _ = running.await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers for names of sandboxes, on the host and in guests, for as long as the daemon lives.
+fn serve_names(engine: &Arc<Engine>, guest: &Arc<VsockGuest>) {
+    tokio::spawn(names::serve_guests(engine.clone(), guest.clone()));
+    let (zones, zone) = watch::channel(Arc::new(Zone::default()));
+    let mut snapshots = engine.snapshots();
+    tokio::spawn(async move {
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            let now = Arc::new(host_zone(&snapshot.desired, &snapshot.actual));
+            zones.send_if_modified(|before| {
+                let changed = **before != *now;
+                *before = now;
+                changed
+            });
+            if snapshots.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        let mut said = false;
+        loop {
+            match names::Server::open().await {
+                Ok(server) => return names::serve_host(server, zone).await,
+                Err(fault) if !said => tracing::warn!("{}", fault.problem().message),
+                Err(_) => {}
+            }
+            said = true;
+            tokio::time::sleep(RETRY_NAMES).await;
+        }
+    });
 }
 
 /// Returns when a signal says so, or when there was nothing to do for long enough.

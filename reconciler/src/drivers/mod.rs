@@ -11,12 +11,15 @@ pub mod vmm;
 
 use crate::fault::Fault;
 use async_trait::async_trait;
-use banger_plan::actual::{ArtifactFact, DiskFact, RunFact, Seen, VmmFact, VolumeFact};
+use banger_plan::actual::{
+    ArtifactFact, DiskFact, NetworkFact, RunFact, Seen, TapFact, VmmFact, VolumeFact,
+};
 use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
 use banger_schema::spec::{ImageSource, KernelSource};
 use banger_wire::agent::{GuestState, Identity};
 use banger_wire::id::{Digest, SandboxId, VolumeId};
+use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -55,7 +58,7 @@ pub struct Drivers {
     pub vmm: Arc<dyn Vmm>,
     /// Guests.
     pub guest: Arc<dyn Guest>,
-    /// Ports.
+    /// The bridge, its ports and its rules; ports on the loopback.
     pub net: Arc<dyn Net>,
 }
 
@@ -177,13 +180,47 @@ pub trait Guest: Send + Sync {
     async fn shut_down(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
 }
 
-/// Ports on the host's loopback.
+/// What the net driver sees.
+#[derive(Debug, Clone)]
+pub struct NetFacts {
+    /// The bridge and the rules of the host.
+    pub network: Seen<NetworkFact>,
+    /// Sandboxes' ports on the bridge. `Unknown` for all, or what is there.
+    pub taps: Result<BTreeMap<SandboxId, TapFact>, String>,
+    /// The open ports of the host's loopback, by sandbox: host to guest.
+    pub ports: BTreeMap<SandboxId, BTreeMap<u16, u16>>,
+}
+
+/// One change of the bridge, its ports or its rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetChange {
+    /// Make the bridge, or make it as it should be.
+    EnsureBridge(Subnet),
+    /// Remove the bridge.
+    RemoveBridge,
+    /// Replace all rules.
+    ApplyRules(Subnet, Policy),
+    /// Remove all rules.
+    RemoveRules,
+    /// Let the host's resolver ask us.
+    RouteNames,
+    /// Make a sandbox's port, closed; or make it as it should be.
+    EnsureTap(SandboxId),
+    /// Open or close a sandbox's port.
+    SetTap(SandboxId, bool),
+    /// Remove a sandbox's port.
+    RemoveTap(SandboxId),
+}
+
+/// The bridge, its ports and its rules; ports on the host's loopback.
 #[async_trait]
 pub trait Net: Send + Sync {
-    /// The open ports, by sandbox: host to guest.
-    async fn observe(&self) -> BTreeMap<SandboxId, BTreeMap<u16, u16>>;
-    /// Opens a port.
+    /// What is there of all that is desired.
+    async fn observe(&self, desired: &Desired) -> NetFacts;
+    /// Makes one change.
+    async fn change(&self, change: NetChange) -> Result<Outcome, Fault>;
+    /// Opens a port of the loopback.
     async fn publish(&self, sandbox: &SandboxId, host: u16, guest: u16) -> Result<Outcome, Fault>;
-    /// Closes a port.
+    /// Closes a port of the loopback.
     async fn unpublish(&self, sandbox: &SandboxId, host: u16) -> Result<Outcome, Fault>;
 }

@@ -4,18 +4,23 @@
 //! disk, a guest answers some time after its VMM started. It is deterministic and can fail or "crash" on demand.
 
 use super::{
-    Disk, DiskFacts, DiskRemoval, DiskTarget, Drivers, Guest, GuestFacts, Net, Outcome, Progress,
-    Vmm, VmmFacts,
+    Disk, DiskFacts, DiskRemoval, DiskTarget, Drivers, Guest, GuestFacts, Net, NetChange, NetFacts,
+    Outcome, Progress, Vmm, VmmFacts,
 };
 use crate::fault::Fault;
 use async_trait::async_trait;
-use banger_plan::actual::{ArtifactFact, DiskFact, RunFact, Seen, VmmFact, VolumeFact};
-use banger_plan::boot::Boot;
+use banger_plan::actual::{
+    ArtifactFact, BridgeFact, DiskFact, NetworkFact, RulesFact, RunFact, Seen, TapFact, VmmFact,
+    VolumeFact,
+};
+use banger_plan::boot::{Boot, Nic};
 use banger_plan::desired::Desired;
+use banger_plan::policy::policy;
 use banger_plan::recipe;
 use banger_schema::spec::{ImageSource, KernelSource};
 use banger_wire::agent::{GuestState, Identity, Phase};
 use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
+use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -50,6 +55,14 @@ pub struct World {
     pub vmms: BTreeMap<SandboxId, SimVmm>,
     /// Records of runs: what was started, and whether the guest said goodbye.
     pub runs: BTreeMap<SandboxId, (Boot, bool)>,
+    /// The bridge.
+    pub bridge: Option<Subnet>,
+    /// The rules, and whether somebody changed them.
+    pub rules: Option<(Policy, bool)>,
+    /// Sandboxes' ports on the bridge: whether each is open.
+    pub taps: BTreeMap<SandboxId, bool>,
+    /// Why the host has no network for guests.
+    pub no_network: Option<String>,
     /// Open ports.
     pub ports: BTreeMap<SandboxId, BTreeMap<u16, u16>>,
     /// How often each sandbox was started.
@@ -291,6 +304,7 @@ impl Vmm for Sim {
                 "and its volumes"
             );
             assert!(!world.vmms.contains_key(id), "one VMM per sandbox");
+            assert!(boot.nic != Nic::Tap || world.taps.contains_key(id), "and its port");
             world.runs.insert(id.clone(), (boot.clone(), false));
             *world.starts.entry(id.clone()).or_default() += 1;
             let vmm =
@@ -353,8 +367,71 @@ impl Guest for Sim {
 
 #[async_trait]
 impl Net for Sim {
-    async fn observe(&self) -> BTreeMap<SandboxId, BTreeMap<u16, u16>> {
-        self.world().ports.clone()
+    async fn observe(&self, desired: &Desired) -> NetFacts {
+        let world = self.world();
+        let ports = world.ports.clone();
+        if world.blind {
+            let why = "the simulation is blind".to_string();
+            return NetFacts { network: Seen::Unknown(why.clone()), taps: Err(why), ports };
+        }
+        let rules = match &world.rules {
+            None => RulesFact::Absent,
+            Some((_, true)) => RulesFact::Altered,
+            Some((enforced, false)) if *enforced == policy(desired) => RulesFact::Current,
+            Some(_) => RulesFact::Older,
+        };
+        let bridge = match world.bridge {
+            None => BridgeFact::Absent,
+            there if there == desired.subnet => BridgeFact::Right,
+            Some(_) => BridgeFact::Different,
+        };
+        let missing = world.no_network.clone();
+        let strangers = world.taps.keys().filter(|id| !desired.sandboxes.contains_key(id)).count();
+        let network = NetworkFact { missing, bridge, rules, strangers, names_routed: None };
+        let tap = |up: bool| TapFact { up, right: world.bridge.is_some() };
+        let taps = world.taps.iter().map(|(id, up)| (id.clone(), tap(*up))).collect();
+        NetFacts { network: Seen::Present(network), taps: Ok(taps), ports }
+    }
+
+    async fn change(&self, change: NetChange) -> Result<Outcome, Fault> {
+        let name = format!("{change:?}");
+        self.effect(&name, |world| match change {
+            NetChange::EnsureBridge(subnet) => {
+                changed(world.bridge.replace(subnet) != Some(subnet))
+            }
+            NetChange::RemoveBridge => {
+                assert!(world.taps.is_empty(), "a bridge with ports stays");
+                changed(world.bridge.take().is_some())
+            }
+            NetChange::ApplyRules(_, policy) => {
+                let rules = Some((policy, false));
+                let before = std::mem::replace(&mut world.rules, rules);
+                changed(before != world.rules)
+            }
+            NetChange::RemoveRules => {
+                assert!(world.taps.is_empty(), "no port without rules");
+                changed(world.rules.take().is_some())
+            }
+            NetChange::RouteNames => changed(false),
+            NetChange::EnsureTap(sandbox) => {
+                assert!(world.bridge.is_some(), "a port needs its bridge");
+                changed(world.taps.insert(sandbox, false).is_none())
+            }
+            NetChange::SetTap(sandbox, up) => {
+                let enforced = world.rules.as_ref().is_some_and(|(policy, altered)| {
+                    !altered && policy.ports.iter().any(|port| port.0 == sandbox)
+                });
+                assert!(!up || enforced, "a port opens behind its rules only");
+                let Some(tap) = world.taps.get_mut(&sandbox) else {
+                    return Err(Fault::host("there is no tap"));
+                };
+                changed(std::mem::replace(tap, up) != up)
+            }
+            NetChange::RemoveTap(sandbox) => {
+                assert!(!world.vmms.contains_key(&sandbox), "no VMM has the port open");
+                changed(world.taps.remove(&sandbox).is_some())
+            }
+        })
     }
 
     async fn publish(&self, sandbox: &SandboxId, host: u16, guest: u16) -> Result<Outcome, Fault> {

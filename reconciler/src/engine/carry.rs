@@ -62,6 +62,11 @@ impl Engine {
 /// Whether a thing is still wanted in the way that its list was planned for.
 fn still_current(key: &Key, then: &Desired, now: &Desired) -> bool {
     match key {
+        // One step holds all rules: an older list must not write them over newer ones.
+        Key::Network => {
+            then.subnet == now.subnet
+                && banger_plan::policy::policy(then) == banger_plan::policy::policy(now)
+        }
         Key::Kernel(digest) => {
             then.kernels.get(digest).map(|k| k.life) == now.kernels.get(digest).map(|k| k.life)
         }

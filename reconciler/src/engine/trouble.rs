@@ -48,7 +48,7 @@ pub(super) struct Troubles {
 fn stamp(key: &Key, desired: &Desired) -> Stamp {
     match key {
         Key::Sandbox(id) => desired.sandboxes.get(id).map(|s| (s.generation, s.life)),
-        Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => None,
+        Key::Network | Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => None,
     }
 }
 
@@ -80,7 +80,7 @@ impl Troubles {
                 let now = desired.sandboxes.get(id).map(|sandbox| sandbox.generation);
                 guest.is_some_and(|g| g.phase == Phase::Ready && Some(g.generation) == now)
             }
-            Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => false,
+            Key::Network | Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => false,
         };
         self.troubles.retain(|key, trouble| {
             trouble.stamp == stamp(key, desired) && !(trouble.of_start && ready(key))

@@ -39,6 +39,40 @@ fn what_is_saved_is_loaded_and_pragmas_hold_on_every_connection() {
     assert_eq!(mode, "wal");
 }
 
+/// A database of the first schema: nothing of it is lost, and every sandbox has a number of its own.
+#[test]
+fn an_older_schema_is_brought_up_to_date_after_a_backup() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("banger.db");
+    let desired = {
+        let store = Store::open(&path, install).expect("opens");
+        let empty = store.load().expect("loads");
+        let text = "sandbox \"a\" { image \"debian-bookworm\"; }\nsandbox \"b\" { image \"debian-bookworm\"; }";
+        let spec = parse("x", text, Language::Kdl).expect("parses");
+        let next = assign(&empty, &Name::new("p").expect("a name"), &spec, false);
+        store.save(&empty, &next).expect("saves");
+        next
+    };
+    let old = Connection::open(&path).expect("opens");
+    old.execute_batch(
+        "UPDATE thing SET value = json_remove(value, '$.host', '$.spec.networks', '$.spec.egress')
+         WHERE kind = 'sandbox';
+         UPDATE thing SET value = json_remove(value, '$.networks') WHERE kind = 'project';
+         DELETE FROM meta WHERE key IN ('subnet', 'cooling'); PRAGMA user_version = 1;",
+    )
+    .expect("makes it old");
+    drop(old);
+    let store = Store::open(&path, install).expect("opens");
+    let loaded = store.load().expect("loads");
+    let hosts: Vec<u16> = loaded.sandboxes.values().map(|s| s.host.get()).collect();
+    assert_eq!(hosts, [2, 3]);
+    assert_eq!(
+        loaded.sandboxes.keys().collect::<Vec<_>>(),
+        desired.sandboxes.keys().collect::<Vec<_>>()
+    );
+    assert!(folder.path().join("banger.schema-1.backup").exists());
+}
+
 #[test]
 fn a_newer_schema_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -49,7 +83,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     drop(newer);
     let before = std::fs::read(&path).expect("reads");
     let fault = Store::open(&path, install).err().expect("refused");
-    assert!(fault.problem().message.contains("schema 2"), "{}", fault.problem().message);
+    assert!(fault.problem().message.contains("schema 3"), "{}", fault.problem().message);
     assert_eq!(std::fs::read(&path).expect("reads"), before);
 }
 

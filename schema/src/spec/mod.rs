@@ -1,9 +1,11 @@
 //! What a Bangerfile says, as a value. It is also the canonical form that crosses to the daemon, as JSON.
 
 mod image;
+mod network;
 mod sandbox;
 
 pub use image::{DebianImage, ImageSource, ImageSpec, KernelSource, KernelSpec};
+pub use network::{NetworkSpec, Scope};
 pub use sandbox::{Drift, Mode, Mount, Publish, ReadySpec, Restart, SandboxSpec};
 
 use banger_wire::id::Name;
@@ -23,6 +25,9 @@ pub struct Spec {
     pub images: BTreeMap<Name, ImageSpec>,
     /// Volumes by name.
     pub volumes: BTreeMap<Name, VolumeSpec>,
+    /// Networks by name.
+    #[serde(default)]
+    pub networks: BTreeMap<Name, NetworkSpec>,
     /// Sandboxes by name.
     pub sandboxes: BTreeMap<Name, SandboxSpec>,
 }

@@ -1,6 +1,7 @@
 //! One sandbox, as the file describes it.
 
 use banger_wire::id::Name;
+use banger_wire::net::Egress;
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,12 @@ pub struct SandboxSpec {
     pub volumes: Vec<Mount>,
     /// Environment of its commands.
     pub env: BTreeMap<String, String>,
+    /// Networks that it is on.
+    #[serde(default)]
+    pub networks: BTreeSet<Name>,
+    /// Where it may connect to.
+    #[serde(default)]
+    pub egress: Egress,
     /// Ports on the host's loopback that lead into it.
     pub publish: Vec<Publish>,
     /// Shell lines that run once in the guest before it is ready.
@@ -59,6 +66,8 @@ impl SandboxSpec {
             after: BTreeSet::new(),
             volumes: Vec::new(),
             env: BTreeMap::new(),
+            networks: BTreeSet::new(),
+            egress: Egress::default(),
             publish: Vec::new(),
             provision: Vec::new(),
             command: Vec::new(),

@@ -6,6 +6,7 @@
 use crate::id::Generation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 /// The vsock port that the agent listens on in the guest.
 pub const PORT: u32 = 1024;
@@ -25,6 +26,13 @@ pub enum Request {
         /// The port in the guest.
         port: u16,
     },
+    /// Hand on what the guest's programs ask of its port 53. Answered by `Done`, then questions in `Stdout` frames, to
+    /// each of which the host answers with a `Stdin` frame of the same [`NAMES_HEADER`] bytes. A newer line replaces it.
+    Names,
+    /// Serve SSH on this connection, by this key and for these. Answered by `Done`, then unframed bytes.
+    Ssh(Ssh),
+    /// Which ports the guest's programs listen on. Answered by `Ports`.
+    Ports,
     /// Stop everything, sync, unmount, power off. Answered by `Done` when no write can be lost any more.
     Shutdown,
     /// In a builder guest: unpack the tar archive on the first disk onto the second.
@@ -34,6 +42,9 @@ pub enum Request {
         archive_bytes: u64,
     },
 }
+
+/// Bytes before a DNS message on the line of [`Request::Names`]: whether it came by TCP, and a number of the guest's.
+pub const NAMES_HEADER: usize = 5;
 
 /// Seconds between two states when nothing changes.
 pub const HEARTBEAT_SECS: u64 = 5;
@@ -60,11 +71,47 @@ pub enum Reply {
         /// 0 to 255.
         code: i32,
     },
+    /// The ports that the guest's programs listen on. At most 1,024.
+    Ports {
+        /// By protocol and number.
+        ports: Vec<ListeningPort>,
+    },
     /// How far a long request is.
     Progress {
         /// Bytes done.
         done: u64,
     },
+}
+
+/// A port that a program in the guest listens on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListeningPort {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The address that it listens on.
+    pub address: std::net::IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The program, when it can be told.
+    pub program: String,
+}
+
+/// What the guest's SSH server needs for one connection.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ssh {
+    /// The seed of the host key (Ed25519), in hex.
+    pub host_key: String,
+    /// Public keys that may log in, as OpenSSH writes them.
+    pub authorized: Vec<String>,
+}
+
+impl std::fmt::Debug for Ssh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The seed is a secret, and logs are not.
+        f.debug_struct("Ssh").field("authorized", &self.authorized).finish_non_exhaustive()
+    }
 }
 
 /// How many chunks of standard input may be under way to a command, so that a control message is never stuck
@@ -127,12 +174,29 @@ pub struct Identity {
     pub provision_digest: String,
     /// The command that runs as the sandbox's service when the image has no init.
     pub command: Vec<String>,
+    /// How the network card is set up. `None` leaves it alone.
+    #[serde(default)]
+    pub network: Option<Network>,
     /// What must succeed before the sandbox counts as ready.
     pub ready: Option<ReadyProbe>,
     /// The host's clock, in nanoseconds since 1970.
     pub clock_ns: u64,
     /// 32 random bytes in hex for the guest's entropy pool.
     pub entropy: String,
+}
+
+/// How a guest's network card is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Which card, by its hardware address; the only one when it is not given.
+    pub mac: Option<[u8; 6]>,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The length of its network's prefix, 1 to 32.
+    pub prefix: u8,
+    /// Where everything else goes. It is reached directly, whatever the prefix.
+    pub gateway: Ipv4Addr,
 }
 
 /// A command that tells whether a sandbox is ready. It is repeated until it succeeds.

@@ -4,6 +4,7 @@
 
 use crate::agent::Exec;
 use crate::id::{Generation, Name, SandboxId};
+use crate::net::Egress;
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/projects/{project}/apply`
@@ -244,6 +245,12 @@ pub struct SandboxStatus {
     pub boot_id: Option<String>,
     /// The VMM that runs it, when one does.
     pub vmm: Option<String>,
+    /// Its address on the host's bridge, when it has a port there.
+    pub address: Option<std::net::Ipv4Addr>,
+    /// The networks that it is on.
+    pub networks: Vec<Name>,
+    /// Where it may connect to.
+    pub egress: Egress,
     /// Published ports, `host:guest`.
     pub ports: Vec<String>,
     /// Failures in a row.

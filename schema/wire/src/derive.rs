@@ -29,6 +29,9 @@ pub const SOCKET: &str = "bangerd.sock";
 /// The daemon's log in the state folder, when nobody else takes it.
 pub const LOG: &str = "bangerd.log";
 
+/// The port of the daemon's DNS server on the host's loopback.
+pub const DNS_PORT: u16 = 42069;
+
 /// The project of sandboxes that were made by command.
 pub const DEFAULT_PROJECT: &str = "default";
 /// The project of sandboxes that live only as long as a connection.
@@ -79,6 +82,58 @@ pub fn parse_process_mark(install: &InstallId, mark: &str) -> Option<(SandboxId,
     Some((sandbox, role, parts.next()?.to_string()))
 }
 
+/// The most letters that an interface's name has.
+pub const IFNAMSIZ: usize = 15;
+
+/// The last twelve letters of an id, 60 of its bits: ids are digests, so they differ there too.
+fn tail(id: &str) -> String {
+    id[id.len() - 12..].to_lowercase()
+}
+
+/// The bridge of an installation.
+pub fn bridge(install: &InstallId) -> String {
+    format!("bgb{}", tail(install.as_str()))
+}
+
+/// The tap of a sandbox.
+pub fn tap(sandbox: &SandboxId) -> String {
+    format!("bgr{}", tail(sandbox.as_str()))
+}
+
+/// The firewall tables of an installation: what is routed, and what enters its bridge.
+pub fn table(install: &InstallId) -> String {
+    format!("banger_{}", tail(install.as_str()))
+}
+
+/// The alias of a bridge (no sandbox) or a tap: without it an interface of that name is not ours.
+pub fn alias(uid: u32, install: &InstallId, sandbox: Option<&SandboxId>) -> String {
+    let sandbox = sandbox.map(|sandbox| format!(":{sandbox}")).unwrap_or_default();
+    format!("banger:{uid}:{install}{sandbox}")
+}
+
+/// The sandbox of a tap's alias. `None` when it is not a tap of this user and installation.
+pub fn parse_tap_alias(uid: u32, install: &InstallId, text: &str) -> Option<SandboxId> {
+    let rest = text.strip_prefix(&alias(uid, install, None))?;
+    SandboxId::new(rest.strip_prefix(':')?).ok()
+}
+
+/// The hardware address of a sandbox's network card: locally administered, and the same at every start.
+pub fn mac(sandbox: &SandboxId) -> [u8; 6] {
+    let [.., a, b, c, d, e] = sandbox.bits().to_be_bytes();
+    [0x02, a, b, c, d, e]
+}
+
+/// The hardware address of a bridge: that of its lowest port would change with its ports.
+pub fn bridge_mac(install: &InstallId) -> [u8; 6] {
+    let [.., a, b, c, d, e] = install.bits().to_be_bytes();
+    [0x06, a, b, c, d, e]
+}
+
+/// A hardware address as people write it.
+pub fn show_mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// The cgroup that holds all sandboxes of one owner, below the root of the v2 hierarchy.
 pub fn owner_cgroup(uid: u32) -> String {
     format!("banger-{uid}")
@@ -87,6 +142,19 @@ pub fn owner_cgroup(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn network_names_fit_and_lead_back() {
+        let (install, sandbox) = (InstallId::from_bits(u128::MAX), SandboxId::from_bits(0xabcdef));
+        assert_eq!(tap(&sandbox), "bgr0000000aqkff");
+        assert!(bridge(&install).len() <= IFNAMSIZ && tap(&sandbox).len() <= IFNAMSIZ);
+        assert_eq!(show_mac(mac(&sandbox)), "02:00:00:ab:cd:ef");
+        let text = alias(7, &install, Some(&sandbox));
+        assert_eq!(parse_tap_alias(7, &install, &text), Some(sandbox));
+        assert_eq!(parse_tap_alias(8, &install, &text), None);
+        assert_eq!(parse_tap_alias(7, &InstallId::from_bits(1), &text), None);
+        assert_eq!(parse_tap_alias(7, &install, &alias(7, &install, None)), None);
+    }
 
     #[test]
     fn marks_round_trip_and_foreign_ones_do_not() {

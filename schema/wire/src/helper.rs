@@ -3,11 +3,12 @@
 //! **Architecture invariant:** no path, interface name, rule text, pid, uid, environment or argument
 //! vector crosses here: ids, enums, bounded numbers and file descriptors only (security rules of section 3).
 
-use crate::id::SandboxId;
+use crate::id::{InstallId, SandboxId};
+use crate::net::{Policy, Subnet};
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must share for anything but reading.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The largest message in bytes, before its descriptors.
 pub const MAX_MESSAGE: usize = 64 << 10;
 
@@ -19,6 +20,8 @@ pub enum Request {
     Hello {
         /// The caller's [`PROTOCOL`].
         version: u32,
+        /// The caller's installation: the names of its bridge and its rules come from it.
+        install: InstallId,
     },
     /// Facts about the host that need no privilege to act on.
     Probe {},
@@ -34,6 +37,67 @@ pub enum Request {
         /// Whose cgroup.
         sandbox: SandboxId,
     },
+    /// Make the installation's bridge, or make it as it should be.
+    BridgeEnsure {
+        /// Its subnet. Refused when a route of the host overlaps it.
+        subnet: Subnet,
+    },
+    /// Remove the installation's bridge. Refused while it has ports.
+    BridgeRemove {},
+    /// Make a sandbox's tap, a closed and isolated port of the bridge; or make it as it should be.
+    TapEnsure {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// Open or close a sandbox's port. Opening is refused while no rules of ours are there.
+    TapSet {
+        /// Whose.
+        sandbox: SandboxId,
+        /// Whether frames pass.
+        up: bool,
+    },
+    /// A descriptor of a sandbox's tap for its VMM. Answered by [`Reply::Changed`] with one descriptor.
+    TapOpen {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// Remove a sandbox's tap.
+    TapRemove {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// Replace the installation's rules in one step.
+    RulesApply {
+        /// The bridge's subnet.
+        subnet: Subnet,
+        /// What they enforce.
+        policy: Policy,
+    },
+    /// Whether the rules are there and enforce just this.
+    RulesCheck {
+        /// The bridge's subnet.
+        subnet: Subnet,
+        /// What they should enforce.
+        policy: Policy,
+    },
+    /// Remove the installation's rules.
+    RulesRemove {},
+    /// Let the host's resolver ask the caller's DNS server for names below `vm`. Ends with the bridge.
+    DnsRoute {},
+}
+
+/// How an installation's rules are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rules {
+    /// They are not there.
+    Absent,
+    /// They are not as the helper wrote them.
+    Altered,
+    /// They are as the helper wrote them, for something else.
+    Older,
+    /// They are as the helper wrote them, for just this.
+    Current,
 }
 
 /// What a sandbox's processes may use together.
@@ -59,6 +123,11 @@ pub enum Reply {
     },
     /// To `Probe`.
     Facts(Facts),
+    /// To `RulesCheck`.
+    Rules {
+        /// How they are.
+        rules: Rules,
+    },
     /// It already was so.
     Unchanged,
     /// It is so now.
@@ -85,6 +154,22 @@ pub struct Facts {
     pub cgroup2: bool,
     /// The controllers that it offers.
     pub controllers: Vec<Controller>,
+    /// Whether guests can have a network whose rules are enforced: nft and tap devices are there.
+    pub network: NetworkSupport,
+}
+
+/// What the host lacks for a network of guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkSupport {
+    /// Nothing.
+    Full,
+    /// The program that sets rules.
+    NoNft,
+    /// `/dev/net/tun`.
+    NoTun,
+    /// The right to change the network.
+    NoRight,
 }
 
 /// A cgroup v2 controller that banger sets limits with.

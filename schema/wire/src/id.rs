@@ -139,6 +139,12 @@ fn crockford(bits: u128) -> String {
     (0..26).rev().map(|i| CROCKFORD[((bits >> (i * 5)) & 31) as usize] as char).collect()
 }
 
+/// Back to the bits of a valid id.
+fn from_crockford(text: &str) -> u128 {
+    let digit = |b: u8| CROCKFORD.iter().position(|known| *known == b).expect("checked letters");
+    text.bytes().fold(0, |bits, letter| (bits << 5) | digit(letter) as u128)
+}
+
 fn check_crockford(what: &'static str, text: &str) -> Result<(), IdError> {
     if text.len() == 26 && text.bytes().all(|b| CROCKFORD.contains(&b)) {
         Ok(())
@@ -163,6 +169,11 @@ macro_rules! crockford_id {
             /// The id with these 128 bits.
             pub fn from_bits(bits: u128) -> Self {
                 Self(crockford(bits))
+            }
+
+            /// Its 128 bits.
+            pub fn bits(&self) -> u128 {
+                from_crockford(&self.0)
             }
         }
     };

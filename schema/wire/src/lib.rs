@@ -10,6 +10,7 @@ pub mod derive;
 pub mod frame;
 pub mod helper;
 pub mod id;
+pub mod net;
 pub mod size;
 #[cfg(feature = "tokio")]
 pub mod stream;

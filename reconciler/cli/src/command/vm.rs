@@ -8,7 +8,7 @@ use crate::failure::{FAILED, Failure, REFUSED};
 use crate::{project, show, terminal};
 use anyhow::Result;
 use banger_schema::Spec;
-use banger_schema::spec::SandboxSpec;
+use banger_schema::spec::{NetworkSpec, SandboxSpec};
 use banger_wire::agent::{Exec, Tty};
 use banger_wire::api::{Applied, Edit, Event, Run, SandboxStatus, Status};
 use banger_wire::derive::RUN_PROJECT;
@@ -132,11 +132,20 @@ fn shaped(shape: &Shape) -> SandboxSpec {
     spec.disk = shape.disk.unwrap_or(spec.disk);
     spec.publish = shape.publish.clone();
     spec.provision = shape.provision.clone();
+    spec.networks = shape.network.iter().cloned().collect();
+    spec.egress = shape.egress;
     spec
 }
 
-async fn create(global: &Global, name: Name, shape: &Shape, no_wait: bool) -> Result<ExitCode> {
+/// The image and the networks that a command names.
+fn declared(global: &Global, shape: &Shape) -> Result<Spec> {
     let mut spec = declaration(global, &shape.image)?;
+    spec.networks = shape.network.iter().map(|n| (n.clone(), NetworkSpec::default())).collect();
+    Ok(spec)
+}
+
+async fn create(global: &Global, name: Name, shape: &Shape, no_wait: bool) -> Result<ExitCode> {
+    let mut spec = declared(global, shape)?;
     spec.sandboxes.insert(name.clone(), shaped(shape));
     let client = Client::connect().await?;
     let project = global.project.clone().unwrap_or_else(project::default);
@@ -185,7 +194,7 @@ async fn run_once(
     how: How,
     command: Vec<String>,
 ) -> Result<ExitCode> {
-    let mut spec = declaration(global, &shape.image)?;
+    let mut spec = declared(global, shape)?;
     spec.sandboxes.insert(fresh_name(), shaped(shape));
     let tty = terminal::wanted(how.no_tty);
     let on_terminal = tty.is_some();
@@ -235,6 +244,10 @@ async fn show_one(global: &Global, name: &Name) -> Result<ExitCode> {
     println!("vmm:        {}", found.vmm.as_deref().unwrap_or("none"));
     println!("up:         {}", found.uptime_secs.map(show::age).unwrap_or_default());
     println!("boot id:    {}", clean(found.boot_id.as_deref().unwrap_or("")));
+    let address = found.address.map(|address| address.to_string());
+    println!("address:    {}", address.as_deref().unwrap_or("none"));
+    let networks: Vec<&str> = found.networks.iter().map(Name::as_str).collect();
+    println!("network:    egress {} {}", found.egress, networks.join(" "));
     println!("ports:      {}", found.ports.join(" "));
     println!("failures:   {}", found.failures);
     if let Some(spec) = spec {

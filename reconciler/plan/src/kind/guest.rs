@@ -20,13 +20,16 @@ pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
     if !view.desired.runs() || view.verdict.stop.is_some() || view.verdict.start.is_some() {
         return;
     }
-    let Some(guest) = view.fact.guest.present() else { return };
+    let Some(guest) = view.fact.guest.present().filter(|_| view.verdict.nic.is_some()) else {
+        return;
+    };
     if guest.generation != view.desired.generation && guest.phase != Phase::Leaving {
         let (sandbox, generation) = (view.desired.id.clone(), view.desired.generation);
         let why = match guest.generation.0 {
             0 => "its guest waits for it".to_string(),
-            old => format!("its guest has generation {old}"),
+            old => format!("its guest has generation {old} (live)"),
         };
-        list.push(Action::Identify { sandbox, generation }, why);
+        let nic = view.verdict.nic.unwrap_or_default();
+        list.push(Action::Identify { sandbox, generation, nic }, why);
     }
 }

@@ -6,7 +6,9 @@ mod disk;
 mod guest;
 pub(crate) mod image;
 pub(crate) mod kernel;
+pub(crate) mod network;
 mod port;
+mod tap;
 mod verdict;
 mod vmm;
 pub(crate) mod volume;
@@ -20,13 +22,14 @@ pub use verdict::{GUEST_DEADLINE_SECS, Verdict};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Disk,
+    Tap,
     Vmm,
     Guest,
     Port,
 }
 
 /// The order of setting up.
-const ORDER: [Part; 4] = [Part::Disk, Part::Vmm, Part::Guest, Part::Port];
+const ORDER: [Part; 5] = [Part::Disk, Part::Tap, Part::Vmm, Part::Guest, Part::Port];
 
 /// Everything that planning a part may look at.
 struct View<'a> {
@@ -43,7 +46,7 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
         list.blocked.push("it was not looked at".to_string());
         return list;
     };
-    let unknown = [fact.disk.unknown(), fact.vmm.unknown(), fact.run.unknown()];
+    let unknown = [fact.disk.unknown(), fact.vmm.unknown(), fact.run.unknown(), fact.tap.unknown()];
     if let Some(why) = unknown.into_iter().flatten().next() {
         list.blocked.push(format!("cannot be told: {why}"));
         return list;
@@ -53,6 +56,7 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
     for part in ORDER.iter().rev() {
         match part {
             Part::Disk => disk::plan_removal(&view, &mut list),
+            Part::Tap => tap::plan_removal(&view, &mut list),
             Part::Vmm => vmm::plan_removal(&view, &mut list),
             Part::Guest => guest::plan_removal(&view, &mut list),
             Part::Port => port::plan_removal(&view, &mut list),
@@ -61,6 +65,7 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
     for part in ORDER {
         match part {
             Part::Disk => disk::plan_addition(&view, &mut list),
+            Part::Tap => tap::plan_addition(&view, &mut list),
             Part::Vmm => vmm::plan_addition(&view, &mut list),
             Part::Guest => guest::plan_addition(&view, &mut list),
             Part::Port => port::plan_addition(&view, &mut list),

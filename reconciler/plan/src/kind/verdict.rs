@@ -1,7 +1,8 @@
 //! What is to become of a sandbox's VMM and disk: the decision that its parts then carry out.
 
+use super::network;
 use crate::actual::{Actual, SandboxFact, Seen, VmmFact};
-use crate::boot::Boot;
+use crate::boot::{Boot, Nic};
 use crate::desired::{Desired, DesiredSandbox, Key, Life};
 use crate::plan::{List, Wait};
 use banger_schema::spec::{Drift, Mode, Restart};
@@ -22,6 +23,8 @@ pub struct Verdict {
     pub remove_disk: Option<String>,
     /// What would be started, as far as it is known.
     pub boot: Option<Boot>,
+    /// How it is connected, when it runs.
+    pub nic: Option<Nic>,
 }
 
 pub(super) fn decide(
@@ -43,12 +46,20 @@ pub(super) fn decide(
         let why = if sandbox.spec.kill { "it was killed" } else { "mode stopped" };
         return Verdict { stop: fact.vmm.present().map(|_| why.to_string()), ..Verdict::default() };
     }
+    let nic = match network::nic(sandbox, desired, actual) {
+        Ok(nic) => nic,
+        Err(why) => {
+            list.blocked.push(why);
+            return Verdict::default();
+        }
+    };
     let replace = replacement(sandbox, fact, list);
     if replace.is_none() && !list.blocked.is_empty() {
-        return Verdict::default();
+        return Verdict { nic: Some(nic), ..Verdict::default() };
     }
-    let boot = wanted_boot(sandbox, fact, actual, replace.is_some());
-    let mut verdict = Verdict { boot, remove_disk: replace.clone(), ..Verdict::default() };
+    let boot = wanted_boot(sandbox, fact, actual, replace.is_some(), nic);
+    let mut verdict =
+        Verdict { boot, nic: Some(nic), remove_disk: replace.clone(), ..Verdict::default() };
     match &fact.vmm {
         Seen::Present(vmm) => {
             verdict.stop =
@@ -63,7 +74,7 @@ pub(super) fn decide(
         }
     }
     if verdict.start.is_some() {
-        wait_for_needs(sandbox, desired, actual, list);
+        wait_for_needs(sandbox, nic, desired, actual, list);
     }
     verdict
 }
@@ -88,6 +99,7 @@ fn wanted_boot(
     fact: &SandboxFact,
     actual: &Actual,
     new_disk: bool,
+    nic: Nic,
 ) -> Option<Boot> {
     let content =
         |facts: &std::collections::BTreeMap<Digest, Seen<crate::actual::ArtifactFact>>,
@@ -97,7 +109,7 @@ fn wanted_boot(
     let own = fact.disk.present().filter(|_| !new_disk).map(|disk| disk.content.clone());
     let image = own.or_else(|| content(&actual.images, &sandbox.image))?;
     let kernel = content(&actual.kernels, &sandbox.kernel)?;
-    Some(Boot::of(sandbox, &kernel, &image))
+    Some(Boot::of(sandbox, &kernel, &image, nic))
 }
 
 fn reason_to_stop(
@@ -118,6 +130,12 @@ fn reason_to_stop(
             true => "it was started otherwise (restart)".to_string(),
             false => lines.join(", "),
         });
+    }
+    if sandbox.spec.drift == Drift::Heal
+        && boot.is_some_and(|boot| boot.nic == Nic::Tap)
+        && fact.tap.is_absent()
+    {
+        return Some("its port on the bridge is gone (restart)".to_string());
     }
     if sandbox.spec.drift == Drift::Heal
         && fact.guest.present().is_none()
@@ -153,7 +171,13 @@ fn reason_to_start(
 }
 
 /// What must be there before a start.
-fn wait_for_needs(sandbox: &DesiredSandbox, desired: &Desired, actual: &Actual, list: &mut List) {
+fn wait_for_needs(
+    sandbox: &DesiredSandbox,
+    nic: Nic,
+    desired: &Desired,
+    actual: &Actual,
+    list: &mut List,
+) {
     let mut need = |there: bool, key: Key| {
         if !there {
             list.waits.push(Wait::For(key.clone(), desired.title(&key)));
@@ -162,6 +186,9 @@ fn wait_for_needs(sandbox: &DesiredSandbox, desired: &Desired, actual: &Actual, 
     let there = |seen: Option<&Seen<_>>| seen.and_then(Seen::present).is_some();
     need(there(actual.kernels.get(&sandbox.kernel)), Key::Kernel(sandbox.kernel.clone()));
     need(there(actual.images.get(&sandbox.image)), Key::Image(sandbox.image.clone()));
+    if nic == Nic::Tap {
+        need(network::is_current(actual), Key::Network);
+    }
     for volume in &sandbox.volumes {
         let there = actual.volumes.get(volume).and_then(Seen::present).is_some();
         need(there, Key::Volume(volume.clone()));

@@ -11,6 +11,7 @@ use crate::fault::{During, Fault};
 use crate::folders;
 use async_trait::async_trait;
 use banger_plan::Seen;
+use banger_plan::boot::Nic;
 use banger_wire::agent::Request;
 use banger_wire::id::{Cid, Digest};
 use banger_wire::size::Mib;
@@ -154,6 +155,7 @@ impl Writer for BuilderGuest<'_> {
             cpus: 1,
             memory: Mib::new(MEMORY_MIB).expect("in bounds"),
             cid: Cid::new(Cid::FIRST).expect("in bounds"),
+            nic: Nic::None,
             drives: vec![
                 Drive { path: archive.path.clone(), read_only: true, careless: false },
                 Drive { path: to.to_path_buf(), read_only: false, careless: true },

@@ -15,7 +15,7 @@ use crate::process::{self, Held, Marked};
 use crate::vsock::{self, Conversation};
 use async_trait::async_trait;
 use banger_plan::actual::{RunFact, Seen, VmmFact};
-use banger_plan::boot::Boot;
+use banger_plan::boot::{Boot, Nic};
 use banger_plan::desired::Desired;
 use banger_wire::agent::Request;
 use banger_wire::derive::Role;
@@ -70,6 +70,8 @@ pub struct Machine {
     pub cid: Cid,
     /// Its disks, in the order that the guest sees.
     pub drives: Vec<Drive>,
+    /// How it is connected.
+    pub nic: Nic,
 }
 
 /// Starts and ends the processes of machines: sandboxes' and builder guests' alike.
@@ -124,7 +126,12 @@ impl Launcher {
             tsc_khz: host::tsc_khz(),
         };
         let outcome = async {
-            qemu::start(&plan, &self.wakes).await?;
+            let tap = match (machine.nic, &self.helper) {
+                (Nic::Tap, Some(helper)) => Some(helper.open_tap(&machine.id)?),
+                (Nic::Tap, None) => return Err(Fault::host("a port needs the root helper")),
+                (Nic::None | Nic::User, _) => None,
+            };
+            qemu::start(&plan, tap, &self.wakes).await?;
             std::fs::write(run.join(STARTED), b"").during(|| "recording the start".into())?;
             self.consoles.follow(&machine.id, &run.join(CONSOLE), console);
             self.confine(machine)
@@ -345,6 +352,7 @@ impl Vmm for Processes {
             memory: boot.memory,
             cid: boot.cid,
             drives,
+            nic: boot.nic,
         };
         self.launcher.start(&machine, &folder.join(console::FILE)).await?;
         Ok(Outcome::Changed)

@@ -5,10 +5,12 @@ use crate::drivers::Wake;
 use crate::fault::{During, Fault};
 use crate::host::Acceleration;
 use crate::process::find_program;
-use banger_wire::derive::{MARK, Role, process_mark};
+use banger_plan::boot::Nic;
+use banger_wire::derive::{MARK, Role, mac, process_mark, show_mac};
 use banger_wire::helper::Limits;
 use banger_wire::id::InstallId;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -54,19 +56,22 @@ pub(super) fn limits(machine: &Machine, acceleration: Acceleration) -> Limits {
     super::limits(memory.saturating_add(own), 128, u32::from(machine.cpus) * 100 + 100)
 }
 
-/// Starts both processes.
+/// Starts both processes. The VMM gets the descriptor of its tap as its standard input.
 pub(super) async fn start(
     start: &Start<'_>,
+    tap: Option<OwnedFd>,
     wakes: &mpsc::UnboundedSender<Wake>,
 ) -> Result<(), Fault> {
     let vsock = program("vhost-device-vsock", "cargo install vhost-device-vsock")?;
     let qemu = program("qemu-system-x86_64", "apt install qemu-system-x86")?;
     let log = start.run.join("vsock.log");
-    let mut device = spawn(start, Role::Vsock, &vsock, &vsock_arguments(start), &log)?;
+    let mut device =
+        spawn(start, Role::Vsock, &vsock, &vsock_arguments(start), Stdio::null(), &log)?;
     opened(&mut device, &start.run.join(VHOST), "vhost-device-vsock", &log).await?;
     collect(device, start, wakes);
     let log = start.run.join("vmm.log");
-    let mut vmm = spawn(start, Role::Vmm, &qemu, &qemu_arguments(start), &log)?;
+    let input = tap.map_or_else(Stdio::null, Stdio::from);
+    let mut vmm = spawn(start, Role::Vmm, &qemu, &qemu_arguments(start), input, &log)?;
     opened(&mut vmm, &start.run.join(CONSOLE), "qemu", &log).await?;
     collect(vmm, start, wakes);
     Ok(())
@@ -81,6 +86,7 @@ fn spawn(
     role: Role,
     program: &Path,
     arguments: &[String],
+    input: Stdio,
     log: &Path,
 ) -> Result<tokio::process::Child, Fault> {
     let file = File::create(log).during(|| format!("making {}", log.display()))?;
@@ -92,7 +98,7 @@ fn spawn(
         .current_dir(start.run)
         // Not in the daemon's group: a signal that ends it must not reach guests.
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(file)
         .stderr(copy)
         .spawn()
@@ -177,6 +183,16 @@ fn qemu_arguments(start: &Start<'_>) -> Vec<String> {
     option("serial", "chardev:console".into());
     option("chardev", format!("socket,id=vsock,path={VHOST}"));
     option("device", "vhost-user-vsock-device,chardev=vsock".into());
+    let card = match machine.nic {
+        Nic::None => None,
+        Nic::Tap => Some("tap,id=net,fd=0"),
+        Nic::User => Some("user,id=net"),
+    };
+    if let Some(card) = card {
+        let mac = show_mac(mac(&machine.id));
+        option("netdev", card.into());
+        option("device", format!("virtio-net-device,netdev=net,mac={mac}"));
+    }
     for (index, drive) in machine.drives.iter().enumerate() {
         let access = if drive.read_only { "on" } else { "off" };
         let cache = if drive.careless { "unsafe" } else { "writeback" };

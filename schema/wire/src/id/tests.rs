@@ -38,6 +38,7 @@ proptest! {
 
     #[test]
     fn distinct_bits_give_distinct_ids(a: u128, b: u128) {
+        prop_assert_eq!(SandboxId::from_bits(a).bits(), a);
         prop_assert_eq!(a == b, SandboxId::from_bits(a) == SandboxId::from_bits(b));
     }
 }

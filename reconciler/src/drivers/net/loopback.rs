@@ -2,10 +2,9 @@
 //!
 //! No rule of the host's firewall is involved, and nothing listens on any other address.
 
-use super::guest::VsockGuest;
-use super::{Net, Outcome};
+use crate::drivers::Outcome;
+use crate::drivers::guest::VsockGuest;
 use crate::fault::Fault;
-use async_trait::async_trait;
 use banger_wire::agent::{Reply, Request};
 use banger_wire::id::SandboxId;
 use std::collections::BTreeMap;
@@ -22,7 +21,7 @@ const ACCEPT: Duration = Duration::from_secs(10);
 const MAX_STREAMS: usize = 1024;
 
 /// Listeners of this daemon. A new daemon opens its own.
-pub struct Loopback {
+pub(super) struct Loopback {
     guest: Arc<VsockGuest>,
     open: Mutex<BTreeMap<SandboxId, BTreeMap<u16, Port>>>,
 }
@@ -40,14 +39,12 @@ impl Drop for Port {
 
 impl Loopback {
     /// Carries streams to these guests.
-    pub fn new(guest: Arc<VsockGuest>) -> Self {
+    pub(super) fn new(guest: Arc<VsockGuest>) -> Self {
         Self { guest, open: Mutex::default() }
     }
-}
 
-#[async_trait]
-impl Net for Loopback {
-    async fn observe(&self) -> BTreeMap<SandboxId, BTreeMap<u16, u16>> {
+    /// The open ports, by sandbox: host to guest.
+    pub(super) fn observe(&self) -> BTreeMap<SandboxId, BTreeMap<u16, u16>> {
         let mut open = self.open.lock().expect("no holder panics");
         for ports in open.values_mut() {
             ports.retain(|_, port| !port.task.is_finished());
@@ -59,8 +56,14 @@ impl Net for Loopback {
         open.iter().map(|(id, ports)| (id.clone(), of(ports))).collect()
     }
 
-    async fn publish(&self, sandbox: &SandboxId, host: u16, guest: u16) -> Result<Outcome, Fault> {
-        self.unpublish(sandbox, host).await?;
+    /// Opens a port.
+    pub(super) async fn publish(
+        &self,
+        sandbox: &SandboxId,
+        host: u16,
+        guest: u16,
+    ) -> Result<Outcome, Fault> {
+        self.unpublish(sandbox, host);
         let listener = TcpListener::bind(("127.0.0.1", host)).await.map_err(|error| {
             let taken = error.kind() == ErrorKind::AddrInUse;
             let fault = Fault::io(format!("publishing port {host}"), error);
@@ -76,10 +79,11 @@ impl Net for Loopback {
         Ok(Outcome::Changed)
     }
 
-    async fn unpublish(&self, sandbox: &SandboxId, host: u16) -> Result<Outcome, Fault> {
+    /// Closes a port.
+    pub(super) fn unpublish(&self, sandbox: &SandboxId, host: u16) -> Outcome {
         let mut open = self.open.lock().expect("no holder panics");
         let closed = open.get_mut(sandbox).and_then(|ports| ports.remove(&host)).is_some();
-        Ok(if closed { Outcome::Changed } else { Outcome::Unchanged })
+        if closed { Outcome::Changed } else { Outcome::Unchanged }
     }
 }
 

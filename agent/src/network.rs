@@ -1,0 +1,51 @@
+//! The guest's network card, set up as its identity says, and kept from the image's own network software.
+
+use crate::{Error, at, sys};
+use banger_wire::agent::Network;
+use banger_wire::derive::show_mac;
+use std::fs;
+use std::path::Path;
+
+/// Brings the loopback up, and the card when there is one to set up.
+pub(crate) fn set_up(network: Option<&Network>) -> Result<(), Error> {
+    at("loopback", sys::set_up("lo"))?;
+    let Some(network) = network else { return Ok(()) };
+    let name = card(network)?;
+    leave_alone(&name);
+    at("network address", sys::set_address(&name, network.address, network.prefix))?;
+    at("network card", sys::set_up(&name))?;
+    at("route to the gateway", sys::add_route(&name, Some(network.gateway), None))?;
+    at("default route", sys::add_route(&name, None, Some(network.gateway)))
+}
+
+/// The name of the card with this hardware address.
+fn card(network: &Network) -> Result<String, Error> {
+    let wanted = network.mac.map(show_mac);
+    for entry in at("network cards", fs::read_dir("/sys/class/net"))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let mac = fs::read_to_string(entry.path().join("address")).unwrap_or_default();
+        if name != "lo" && wanted.as_ref().is_none_or(|wanted| mac.trim() == wanted) {
+            return Ok(name);
+        }
+    }
+    Err("there is no network card".into())
+}
+
+/// Tells the network software that an image may have that this card is taken care of. What is not there is not told.
+fn leave_alone(name: &str) {
+    for (folder, file, text) in [
+        (
+            "/run/systemd/network",
+            "00-banger.network",
+            format!("[Match]\nName={name}\n\n[Link]\nUnmanaged=yes\n"),
+        ),
+        (
+            "/run/NetworkManager/conf.d",
+            "00-banger.conf",
+            format!("[keyfile]\nunmanaged-devices=interface-name:{name}\n"),
+        ),
+    ] {
+        let folder = Path::new(folder);
+        let _ = fs::create_dir_all(folder).and_then(|()| fs::write(folder.join(file), text));
+    }
+}

@@ -1,0 +1,36 @@
+//! Lets systemd-resolved ask the caller's DNS server for names below `vm`, by the link of its bridge and by nothing
+//! else (R-D4). What it knows of a link goes with the link.
+
+use crate::answer::{Answer, At, Bad};
+use crate::link;
+use crate::netlink::Netlink;
+use crate::table::Caller;
+use banger_wire::derive::{self, DNS_PORT};
+use banger_wire::helper::Reply;
+use std::process::{Command, Stdio};
+
+const PROGRAM: &str = "/usr/bin/resolvectl";
+
+pub(crate) fn run(caller: &Caller) -> Answer {
+    let netlink = Netlink::route().at("opening netlink")?;
+    link::own(&netlink, caller, None)?.ok_or(Bad::Refused("there is no bridge"))?;
+    let bridge = derive::bridge(caller.install()?);
+    // Exactly 127.0.0.1: other loopback addresses fail on a link.
+    let server = format!("127.0.0.1:{DNS_PORT}");
+    for arguments in
+        [["dns", &bridge, &server], ["domain", &bridge, "~vm"], ["default-route", &bridge, "false"]]
+    {
+        let status = Command::new(PROGRAM)
+            .args(arguments)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .at("starting resolvectl")?;
+        if !status.success() {
+            return Err(Bad::Refused("the host's resolver does not take it"));
+        }
+    }
+    Ok(Reply::Changed)
+}

@@ -1,0 +1,11 @@
+//! Tells whether the caller's rules are there and as they should be.
+
+use crate::answer::Answer;
+use crate::rules;
+use crate::table::Caller;
+use banger_wire::helper::Reply;
+use banger_wire::net::{Policy, Subnet};
+
+pub(crate) fn run(subnet: Subnet, policy: &Policy, caller: &mut Caller) -> Answer {
+    Ok(Reply::Rules { rules: rules::check(subnet, policy, caller)? })
+}

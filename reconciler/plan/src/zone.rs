@@ -1,0 +1,80 @@
+//! Names of sandboxes: who is called what, as the host sees it or as one sandbox does.
+//!
+//! A name stands for a sandbox that runs with an open port; `<vm>.vm` only while it is nobody else's too.
+
+use crate::actual::{Actual, SandboxFact};
+use crate::desired::{Desired, DesiredSandbox};
+use crate::policy::reach;
+use banger_wire::id::Name;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+/// The top-level name of all sandboxes.
+pub const TOP: &str = "vm";
+
+/// Addresses by name, in lower case and without a dot at the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Zone(BTreeMap<String, Ipv4Addr>);
+
+impl Zone {
+    /// The address of a name.
+    pub fn get(&self, name: &str) -> Option<Ipv4Addr> {
+        self.0.get(name).copied()
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The names that the host's programs may ask for: every sandbox's.
+pub fn host_zone(desired: &Desired, actual: &Actual) -> Zone {
+    zone(desired, actual, None, |_| true)
+}
+
+/// The names that a sandbox may ask for: its own, and those of the sandboxes that it can reach. A name that its own
+/// project has is that one.
+pub fn guest_zone(desired: &Desired, actual: &Actual, asks: &DesiredSandbox) -> Zone {
+    zone(desired, actual, Some(&asks.project), |other| {
+        other.id == asks.id || reach(desired, asks, other)
+    })
+}
+
+fn zone(
+    desired: &Desired,
+    actual: &Actual,
+    home: Option<&Name>,
+    known: impl Fn(&DesiredSandbox) -> bool,
+) -> Zone {
+    let runs = |sandbox: &&DesiredSandbox| {
+        let fact = actual.sandboxes.get(&sandbox.id);
+        sandbox.runs() && fact.is_some_and(is_connected)
+    };
+    let mut names = BTreeMap::new();
+    let mut short: BTreeMap<&Name, Vec<(&Name, Ipv4Addr)>> = BTreeMap::new();
+    for sandbox in desired.sandboxes.values().filter(runs).filter(|sandbox| known(sandbox)) {
+        let Some(address) = desired.address(sandbox) else { continue };
+        names.insert(format!("{}.{}.{TOP}", sandbox.name, sandbox.project), address);
+        short.entry(&sandbox.name).or_default().push((&sandbox.project, address));
+    }
+    for (name, owners) in short {
+        let own = owners.iter().find(|(project, _)| Some(*project) == home);
+        let address = match (own, owners.as_slice()) {
+            (Some((_, address)), _) => *address,
+            (None, [(_, only)]) => *only,
+            (None, _) => continue,
+        };
+        names.insert(format!("{name}.{TOP}"), address);
+    }
+    Zone(names)
+}
+
+fn is_connected(fact: &SandboxFact) -> bool {
+    fact.vmm.present().is_some() && fact.tap.present().is_some_and(|tap| tap.up)
+}

@@ -1,0 +1,190 @@
+//! The helper's network operations, in a namespace of the test's own; `ip` and `nft` are the witnesses.
+
+use crate::helper::{Helper, start_in};
+use crate::namespace::Namespace;
+use banger_wire::derive;
+use banger_wire::helper::{Reply, Request, Rules};
+use banger_wire::id::{InstallId, SandboxId};
+use banger_wire::net::{Egress, HostNumber, Policy, PolicyPort, Subnet};
+
+fn sandbox(n: u128) -> SandboxId {
+    SandboxId::from_bits(n)
+}
+
+fn subnet() -> Subnet {
+    Subnet::new(0).expect("good")
+}
+
+fn policy(count: u16) -> Policy {
+    let host = |n| HostNumber::new(n + 2).expect("good");
+    let port = |n| PolicyPort(sandbox(u128::from(n)), host(n), Egress::Public, vec![n / 2]);
+    Policy { ports: (0..count).map(port).collect() }
+}
+
+fn refused(reply: &Reply) -> bool {
+    matches!(reply, Reply::Refused { .. })
+}
+
+fn rules(helper: &Helper, policy: Policy) -> Rules {
+    let reply = helper.ask(&Request::RulesCheck { subnet: subnet(), policy }, &[]);
+    if let Reply::Rules { rules } = reply { rules } else { panic!("{reply:?}") }
+}
+
+#[test]
+fn a_network_comes_and_goes_and_leaves_nothing() {
+    let namespace = Namespace::new();
+    // Somebody else's rules and links, which must stay as they are.
+    namespace.run(
+        "nft",
+        &["add table inet other; add chain inet other c { type filter hook forward priority 0; }"],
+    );
+    namespace.run("ip", &["link", "add", "other0", "type", "veth", "peer", "name", "other1"]);
+    let before = namespace.census();
+    let Some(helper) = start_in(Some(&namespace)) else { return };
+    let helper = helper.agreed();
+    let ensure = Request::BridgeEnsure { subnet: subnet() };
+    let apply = |policy| Request::RulesApply { subnet: subnet(), policy };
+
+    assert_eq!(rules(&helper, policy(3)), Rules::Absent);
+    assert!(refused(&helper.ask(&Request::TapEnsure { sandbox: sandbox(1) }, &[])), "no bridge");
+    for _ in 0..3 {
+        assert_eq!(helper.ask(&ensure, &[]), Reply::Changed);
+        assert_eq!(helper.ask(&Request::TapEnsure { sandbox: sandbox(1) }, &[]), Reply::Changed);
+    }
+    let up = Request::TapSet { sandbox: sandbox(1), up: true };
+    assert!(refused(&helper.ask(&up, &[])), "a port opens behind rules only");
+    assert_eq!(helper.ask(&apply(policy(3)), &[]), Reply::Changed);
+    assert_eq!(helper.ask(&up, &[]), Reply::Changed);
+    assert_eq!(rules(&helper, policy(3)), Rules::Current);
+    assert_eq!(rules(&helper, policy(4)), Rules::Older);
+
+    let tap = derive::tap(&sandbox(1));
+    let detail = namespace.run("ip", &["-d", "link", "show", &tap]);
+    for wanted in ["isolated on", "learning off", "flood off", "UP", "alias banger:0:"] {
+        assert!(detail.contains(wanted), "{wanted}: {detail}");
+    }
+    assert!(refused(&helper.ask(&Request::BridgeRemove {}, &[])), "it has a port");
+    assert!(refused(&helper.ask(&Request::RulesRemove {}, &[])), "a port is behind them");
+    for _ in 0..2 {
+        let said = helper.ask(&Request::TapRemove { sandbox: sandbox(1) }, &[]);
+        assert!(matches!(said, Reply::Changed | Reply::Unchanged), "{said:?}");
+        let said = helper.ask(&Request::BridgeRemove {}, &[]);
+        assert!(matches!(said, Reply::Changed | Reply::Unchanged), "{said:?}");
+        let said = helper.ask(&Request::RulesRemove {}, &[]);
+        assert!(matches!(said, Reply::Changed | Reply::Unchanged), "{said:?}");
+    }
+    assert_eq!(namespace.census(), before, "nothing is left, and nothing else was touched");
+}
+
+/// Whatever somebody does to our rules is seen; other tools' changes are not ours.
+#[test]
+fn changed_rules_are_seen() {
+    let namespace = Namespace::new();
+    let Some(helper) = start_in(Some(&namespace)) else { return };
+    let helper = helper.agreed();
+    let table = derive::table(&crate::helper::install());
+    let apply = || {
+        let request = Request::RulesApply { subnet: subnet(), policy: policy(5) };
+        assert_eq!(helper.ask(&request, &[]), Reply::Changed);
+        assert_eq!(rules(&helper, policy(5)), Rules::Current);
+    };
+    apply();
+    namespace.run("nft", &["add table inet other"]);
+    assert_eq!(rules(&helper, policy(5)), Rules::Current, "another tool's table");
+    for (change, wanted) in [
+        (format!("flush chain inet {table} from_guest"), Rules::Altered),
+        (format!("flush table inet {table}"), Rules::Altered),
+        (format!("insert rule inet {table} from_guest accept"), Rules::Altered),
+        (format!("add element inet {table} open {{ 10.213.0.2 }}"), Rules::Altered),
+        (format!("delete element inet {table} closed {{ 10.0.0.0/8 }}"), Rules::Altered),
+        (format!("delete table bridge {table}"), Rules::Altered),
+        (format!("delete table inet {table}"), Rules::Absent),
+        ("flush ruleset".to_string(), Rules::Absent),
+    ] {
+        namespace.run("nft", &[&change]);
+        assert_eq!(rules(&helper, policy(5)), wanted, "{change}");
+        apply();
+    }
+    // A route to a network next door belongs to the rules.
+    let other = Namespace::new();
+    namespace.connect(("near", "9.9.9.1/24"), &other, ("far", "9.9.9.2/24"));
+    assert_eq!(rules(&helper, policy(5)), Rules::Older);
+    apply();
+    assert!(
+        namespace.run("nft", &["list", "set", "inet", &table, "closed"]).contains("9.9.9.0/24")
+    );
+}
+
+/// What looks like ours and is not is left alone; what is out of bounds is refused.
+#[test]
+fn look_alikes_and_nonsense_are_refused() {
+    let namespace = Namespace::new();
+    let Some(helper) = start_in(Some(&namespace)) else { return };
+    let helper = helper.agreed();
+    let bridge = derive::bridge(&crate::helper::install());
+    let ensure = Request::BridgeEnsure { subnet: subnet() };
+    namespace.run("ip", &["link", "add", &bridge, "type", "bridge"]);
+    namespace.run("ip", &["link", "set", &bridge, "alias", "somebody else's"]);
+    for request in
+        [ensure.clone(), Request::BridgeRemove {}, Request::TapEnsure { sandbox: sandbox(1) }]
+    {
+        assert!(refused(&helper.ask(&request, &[])), "{request:?}");
+    }
+    namespace.run("ip", &["link", "del", &bridge]);
+    // The name, but another kind of interface.
+    namespace.run("ip", &["tuntap", "add", &bridge, "mode", "tap"]);
+    assert!(refused(&helper.ask(&ensure, &[])));
+    namespace.run("ip", &["link", "del", &bridge]);
+    // A route of the host's in the subnet.
+    let other = Namespace::new();
+    namespace.connect(("vpn", "10.213.3.1/24"), &other, ("far", "10.213.3.2/24"));
+    assert!(refused(&helper.ask(&ensure, &[])), "it overlaps");
+    let free = Request::BridgeEnsure { subnet: Subnet::new(1).expect("good") };
+    assert_eq!(helper.ask(&free, &[]), Reply::Changed);
+    // Somebody's tap of the name.
+    let tap = derive::tap(&sandbox(2));
+    namespace.run("ip", &["tuntap", "add", &tap, "mode", "tap"]);
+    namespace.run("ip", &["link", "set", &tap, "alias", "banger:1000:another"]);
+    for request in [
+        Request::TapEnsure { sandbox: sandbox(2) },
+        Request::TapOpen { sandbox: sandbox(2) },
+        Request::TapRemove { sandbox: sandbox(2) },
+        Request::TapSet { sandbox: sandbox(2), up: true },
+    ] {
+        assert!(refused(&helper.ask(&request, &[])), "{request:?}");
+    }
+    assert!(namespace.run("ip", &["link", "show", &tap]).contains(&tap));
+    let twice = Policy { ports: vec![policy(1).ports[0].clone(), policy(1).ports[0].clone()] };
+    let group = Policy {
+        ports: vec![PolicyPort(
+            sandbox(1),
+            HostNumber::new(2).expect("good"),
+            Egress::Open,
+            vec![u16::MAX],
+        )],
+    };
+    for policy in [twice, group] {
+        let request = Request::RulesApply { subnet: subnet(), policy };
+        assert!(refused(&helper.ask(&request, &[])));
+    }
+    let other = Request::Hello {
+        version: banger_wire::helper::PROTOCOL,
+        install: InstallId::from_bits(99),
+    };
+    assert!(refused(&helper.ask(&other, &[])), "a caller is one installation");
+    assert!(!namespace.run("nft", &["list", "ruleset"]).contains("banger"));
+}
+
+/// As many sandboxes as a bridge takes, in one message and one transaction.
+#[test]
+fn a_full_policy_is_applied_and_checked() {
+    let namespace = Namespace::new();
+    let Some(helper) = start_in(Some(&namespace)) else { return };
+    let helper = helper.agreed();
+    let full = policy(u16::try_from(Policy::MAX).expect("fits"));
+    assert_eq!(
+        helper.ask(&Request::RulesApply { subnet: subnet(), policy: full.clone() }, &[]),
+        Reply::Changed
+    );
+    assert_eq!(rules(&helper, full), Rules::Current);
+}
