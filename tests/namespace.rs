@@ -84,7 +84,7 @@ impl Namespace {
             self.run("ip", &["-j", "addr"]),
             self.run("ip", &["-j", "route", "show", "table", "all"]),
             self.run("nft", &["-j", "list", "ruleset"]),
-            rules.unwrap_or_default(),
+            rules.unwrap_or_default().lines().filter(|line| !line.starts_with('#')).collect(),
         ]
         .join("\n")
     }

@@ -34,7 +34,7 @@ pub(crate) fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-fn command(identity: &Identity, exec: &Exec, user: &users::User, tty: bool) -> Command {
+pub(crate) fn command(identity: &Identity, exec: &Exec, user: &users::User, tty: bool) -> Command {
     let mut env: BTreeMap<&str, &str> = BTreeMap::from([
         ("PATH", PATH),
         ("HOME", user.home.as_str()),
@@ -125,7 +125,8 @@ fn start(exec: &Exec, state: &State) -> Result<(Child, Streams), String> {
     Ok((child, Streams { stdin, outputs: vec![(Kind::Stdout, output)], terminal: Some(master) }))
 }
 
-fn open_terminal() -> nix::Result<(std::fs::File, std::fs::File)> {
+/// Both ends of a new terminal: ours and the command's.
+pub(crate) fn open_terminal() -> nix::Result<(std::fs::File, std::fs::File)> {
     use nix::fcntl::OFlag;
     let master: PtyMaster = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
     grantpt(&master)?;

@@ -12,6 +12,7 @@ use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::{ClockId, clock_settime};
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -85,7 +86,8 @@ impl Identities {
                 if identity.network.is_some() {
                     self.names.start()?;
                 }
-                name_host(&identity.hostname)?;
+                let address = identity.network.map(|network| network.address);
+                name_host(&identity.hostname, address)?;
                 announce(if has_init { HAND_OVER } else { "stay" })?;
                 (hidden, has_init, None)
             }
@@ -127,18 +129,23 @@ fn add_entropy(hex: &str) -> Result<(), Error> {
 }
 
 /// Sets the host name, and makes the guest able to resolve it.
-fn name_host(name: &str) -> Result<(), Error> {
+fn name_host(name: &str, address: Option<Ipv4Addr>) -> Result<(), Error> {
     at("setting the host name", nix::unistd::sethostname(name))?;
     at(
         "/etc/hostname",
         fs::create_dir_all("/etc").and_then(|()| fs::write("/etc/hostname", format!("{name}\n"))),
     )?;
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
-    let mut lines: Vec<String> =
-        hosts.lines().filter(|line| !line.starts_with("127.0.1.1")).map(String::from).collect();
+    let mut lines: Vec<String> = hosts
+        .lines()
+        .filter(|line| !line.split_whitespace().skip(1).any(|known| known == name))
+        .map(String::from)
+        .collect();
     if !lines.iter().any(|line| line.starts_with("127.0.0.1")) {
         lines.push("127.0.0.1\tlocalhost".to_string());
     }
-    lines.push(format!("127.0.1.1\t{name}"));
+    // As Debian does where there is no better address.
+    let address = address.unwrap_or(Ipv4Addr::new(127, 0, 1, 1));
+    lines.push(format!("{address}\t{name}"));
     at("/etc/hosts", fs::write("/etc/hosts", lines.join("\n") + "\n"))
 }

@@ -16,13 +16,20 @@ mod provision;
 mod root;
 mod server;
 mod shutdown;
+mod ssh;
 mod state;
 mod sys;
 mod unpack;
 mod users;
 
 fn main() {
-    let outcome = if std::process::id() == 1 { boot::run() } else { server::run() };
+    // The same program in other parts: only the one that is needed is ever touched.
+    let outcome = match std::env::args().nth(1).as_deref() {
+        Some(ssh::SERVE) => ssh::run(),
+        Some(ssh::SFTP) => ssh::run_sftp().map_err(Error::from),
+        Some(_) | None if std::process::id() == 1 => boot::run(),
+        Some(_) | None => server::run(),
+    };
     if let Err(error) = outcome {
         eprintln!("banger-agent: {error}");
         if std::process::id() == 1 {

@@ -24,6 +24,10 @@ pub(crate) async fn bring_up(state: State, hidden: Arc<File>, has_init: bool) {
     if let Err(why) = provision(&state, &identity, &hidden).await {
         return state.set_phase(Phase::Failed, why);
     }
+    // Not before: what is provisioned may bring a server of its own.
+    if identity.ssh.is_some() && !state.serves_ssh() {
+        tokio::spawn(crate::ssh::listen(state.clone()));
+    }
     if let Err(why) = probe(&state, &identity).await {
         return state.set_phase(Phase::Failed, why);
     }

@@ -72,7 +72,7 @@ async fn converse(stream: VsockStream, state: State, identities: Identities) -> 
             let ports = tokio::task::spawn_blocking(crate::ports::listening).await?;
             Ok(reply(&mut write, &Reply::Ports { ports }).await?)
         }
-        Request::Ssh(_) => Err("SSH is not served yet".into()),
+        Request::Ssh => crate::ssh::relay(&state, reader, write).await,
         Request::Shutdown => shutdown::run(&state, &mut write).await,
         Request::Build { archive_bytes } => unpack::run(archive_bytes, &mut write).await,
     }

@@ -2,6 +2,7 @@
 
 use banger_wire::agent::{GuestState, Identity, Phase};
 use banger_wire::id::Generation;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use tokio::sync::watch;
 
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 pub(crate) struct State {
     guest: Arc<watch::Sender<GuestState>>,
     identity: Arc<RwLock<Option<Identity>>>,
+    serves_ssh: Arc<AtomicBool>,
 }
 
 impl State {
@@ -24,7 +26,13 @@ impl State {
             phase: Phase::Waiting,
             detail: String::new(),
         };
-        Self { guest: Arc::new(watch::channel(guest).0), identity: Arc::new(RwLock::new(None)) }
+        let (guest, identity) = (Arc::new(watch::channel(guest).0), Arc::new(RwLock::new(None)));
+        Self { guest, identity, serves_ssh: Arc::default() }
+    }
+
+    /// Whether the network's SSH server was started before. It is from now on.
+    pub(crate) fn serves_ssh(&self) -> bool {
+        self.serves_ssh.swap(true, Ordering::SeqCst)
     }
 
     /// Sees every change from now on.

@@ -6,7 +6,7 @@ use banger_plan::action::Action;
 use banger_plan::boot::Nic;
 use banger_plan::desired::{Desired, DesiredSandbox};
 use banger_plan::recipe;
-use banger_wire::agent::{Identity, Network, ReadyProbe};
+use banger_wire::agent::{Identity, Network, ReadyProbe, Ssh};
 use banger_wire::api::ProblemKind;
 use banger_wire::id::{Generation, SandboxId};
 
@@ -16,6 +16,8 @@ pub trait Moment: Send + Sync {
     fn clock_ns(&self) -> u64;
     /// 32 random bytes in hex.
     fn entropy(&self) -> String;
+    /// The keys of a sandbox's SSH server.
+    fn ssh(&self, sandbox: &SandboxId) -> Option<Ssh>;
 }
 
 /// Calls the one driver that an action is for.
@@ -106,6 +108,7 @@ fn identity(
         provision: spec.provision.clone(),
         provision_digest: recipe::digest(&spec.provision).to_string(),
         command: spec.command.clone(),
+        ssh: moment.ssh(sandbox),
         network: network(desired, wanted, nic),
         ready: ready.map(|r| ReadyProbe { exec: r.exec.clone(), timeout_secs: r.timeout_secs }),
         clock_ns: moment.clock_ns(),

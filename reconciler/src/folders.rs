@@ -127,6 +127,10 @@ impl Folders {
     pub fn vms(&self) -> PathBuf {
         self.run.join("vm")
     }
+    /// SSH keys, and the configuration that uses them.
+    pub fn ssh(&self) -> PathBuf {
+        self.state.join(banger_wire::derive::SSH_FOLDER)
+    }
     /// The root of what survives a reboot.
     pub fn state(&self) -> &Path {
         &self.state

@@ -1,7 +1,10 @@
 //! What this host is like: how sandboxes can run on it, and what it can carry.
 
 use crate::apply::Moment;
+use crate::keys::Keys;
 use banger_plan::admit::Capacity;
+use banger_wire::agent::Ssh;
+use banger_wire::id::SandboxId;
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -59,9 +62,9 @@ pub fn capacity() -> Capacity {
     Capacity { memory_mib: kib >> 10, cpus: u32::try_from(cpus).unwrap_or(u32::MAX) }
 }
 
-/// The real clock and real randomness.
-#[derive(Debug, Clone, Copy)]
-pub struct RealMoment;
+/// The real clock, real randomness, and the installation's keys.
+#[derive(Debug, Clone)]
+pub struct RealMoment(pub Keys);
 
 impl Moment for RealMoment {
     fn clock_ns(&self) -> u64 {
@@ -71,6 +74,10 @@ impl Moment for RealMoment {
 
     fn entropy(&self) -> String {
         random::<32>().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn ssh(&self, sandbox: &SandboxId) -> Option<Ssh> {
+        Some(self.0.of_guest(sandbox))
     }
 }
 
@@ -86,14 +93,19 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// The sandboxes of this user that have a cgroup.
-pub fn cgroups() -> std::collections::BTreeSet<banger_wire::id::SandboxId> {
+/// Where the v2 hierarchy of cgroups is mounted.
+pub fn cgroup2_root() -> Option<std::path::PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let root = mounts.lines().find_map(|line| {
+    mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let is_cgroup2 = after.split(' ').next() == Some("cgroup2");
         is_cgroup2.then(|| before.split(' ').nth(4)).flatten().map(std::path::PathBuf::from)
-    });
+    })
+}
+
+/// The sandboxes of this user that have a cgroup.
+pub fn cgroups() -> std::collections::BTreeSet<SandboxId> {
+    let root = cgroup2_root();
     let owner = banger_wire::derive::owner_cgroup(nix::unistd::geteuid().as_raw());
     let entries = root.and_then(|root| fs::read_dir(root.join(owner)).ok());
     let names = entries
@@ -101,5 +113,5 @@ pub fn cgroups() -> std::collections::BTreeSet<banger_wire::id::SandboxId> {
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter_map(|name| banger_wire::id::SandboxId::new(name).ok()).collect()
+    names.filter_map(|name| SandboxId::new(name).ok()).collect()
 }

@@ -92,6 +92,20 @@ pub fn uptime(process: &Marked) -> u64 {
     (now - process.started as f64 / ticks as f64).max(0.0) as u64
 }
 
+/// The clock that only goes forward, in nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, rest) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+    seconds * 1_000_000_000 + rest
+}
+
+/// The folder of a process's cgroup in the v2 hierarchy, where there is one.
+pub fn cgroup2(pid: i32) -> Option<std::path::PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let below = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(crate::host::cgroup2_root()?.join(below))
+}
+
 /// A process that can neither be confused with another nor go away unnoticed.
 #[derive(Debug)]
 pub struct Held {

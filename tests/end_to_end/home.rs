@@ -53,6 +53,7 @@ pub(crate) fn can_run() -> bool {
 pub(crate) struct Home {
     folder: PathBuf,
     namespace: Option<Namespace>,
+    environment: Vec<(String, String)>,
     _temporary: tempfile::TempDir,
 }
 
@@ -65,6 +66,10 @@ pub(crate) struct Said {
 
 /// The image that most tests run.
 pub(crate) const IMAGE: &str = "image \"base\" { debian { packages \"busybox-static\"; }; }\n";
+
+/// An image whose guests can send any frame and ask any question. It has no SSH server.
+pub(crate) const NET_IMAGE: &str =
+    "image \"net\" { debian { packages \"busybox-static\" \"python3-minimal\" \"rsync\"; }; }\n";
 
 impl Home {
     /// With every kernel and image built already.
@@ -80,7 +85,7 @@ impl Home {
         // A short path: sockets have short names only.
         let temporary = tempfile::Builder::new().prefix("bg").tempdir_in("/tmp").expect("a folder");
         let folder = temporary.path().to_path_buf();
-        Self { folder, namespace: None, _temporary: temporary }
+        Self { folder, namespace: None, environment: Vec::new(), _temporary: temporary }
     }
 
     /// Links the content of another home's kernels and images into this one.
@@ -111,8 +116,14 @@ impl Home {
             .env("BANGER_HOME", &self.folder)
             .env("BANGER_AGENT", agent())
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
+    }
+
+    /// Sets a variable of every command from now on, and of the daemon that the first one starts.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_string(), value.to_string()));
     }
 
     /// The namespace that everything runs in.
@@ -311,11 +322,11 @@ fn built() -> PathBuf {
         Flock::lock(File::create(shared.join("lock")).expect("a lock"), FlockArg::LockExclusive)
             .expect("locks");
     // The folder of sockets must be short; the content is moved to a place that lasts.
-    let ready = shared.join("home");
+    let ready = shared.join("home-2");
     if !ready.join("done").exists() {
         let _ = fs::remove_dir_all(&ready);
         let home = Home::outside();
-        home.write(IMAGE);
+        home.write(&format!("{IMAGE}{NET_IMAGE}"));
         home.ok(&["apply"]);
         home.ok(&["image", "build", "debian-bookworm"]);
         let systemd = root().join("examples/systemd.kdl");

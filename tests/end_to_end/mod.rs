@@ -6,4 +6,6 @@ mod data;
 mod example;
 mod home;
 mod init;
+mod network;
 mod run;
+mod ssh;

@@ -75,6 +75,29 @@ pub(crate) enum Command {
     /// Kernels
     #[command(subcommand)]
     Kernel(Kernel),
+    /// Let plain `ssh NAME.vm`, `scp` and `rsync` reach sandboxes, by one line in ~/.ssh/config
+    SshConfig {
+        /// Take that line out again
+        #[arg(long)]
+        uninstall: bool,
+        /// Only print the configuration
+        #[arg(long, conflicts_with = "uninstall")]
+        print: bool,
+    },
+    /// Carries the stream of `ssh`: its ProxyCommand
+    #[command(hide = true)]
+    SshProxy {
+        /// Where to
+        name: String,
+    },
+    /// Prints a sandbox's host key: the KnownHostsCommand of `ssh`
+    #[command(hide = true)]
+    SshHostKeys {
+        /// Whose
+        name: String,
+        /// As `ssh` looks for it
+        shown: String,
+    },
     /// Show the version of banger and of its daemon
     Version,
 }
@@ -133,6 +156,27 @@ pub(crate) enum Vm {
         /// The command; a shell if not given
         #[arg(last = true)]
         command: Vec<String>,
+    },
+    /// Open a shell in a sandbox by SSH, or run a command
+    Ssh {
+        /// Which
+        name: Name,
+        /// Arguments for ssh after the host: a command
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Show which ports listen in a sandbox, and which are published
+    Ports {
+        /// Which
+        name: Name,
+    },
+    /// Show what running sandboxes use
+    Stats {
+        /// Which; all if not given
+        name: Option<Name>,
+        /// Go on until interrupted
+        #[arg(long)]
+        watch: bool,
     },
     /// Show what a sandbox wrote to its console
     Logs {

@@ -27,6 +27,14 @@ const ALREADY: i32 = 75;
 /// A log larger than this is begun anew, in bytes.
 const MAX_LOG: u64 = 4 << 20;
 
+/// The folder of what survives a reboot.
+pub(crate) fn state() -> Result<PathBuf> {
+    let is_root = nix::unistd::geteuid().is_root();
+    let found = roots(|name| std::env::var_os(name), is_root);
+    let failure = || Failure::new(UNREACHABLE, "HOME is not set").hint("set HOME or BANGER_HOME");
+    Ok(found.ok_or_else(failure)?.0)
+}
+
 /// A way to the daemon. Every request has a connection of its own.
 pub(crate) struct Client {
     state: PathBuf,

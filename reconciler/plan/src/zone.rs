@@ -3,7 +3,7 @@
 //! A name stands for a sandbox that runs with an open port; `<vm>.vm` only while it is nobody else's too.
 
 use crate::actual::{Actual, SandboxFact};
-use crate::desired::{Desired, DesiredSandbox};
+use crate::desired::{Desired, DesiredSandbox, Life};
 use crate::policy::reach;
 use banger_wire::id::Name;
 use std::collections::BTreeMap;
@@ -73,6 +73,39 @@ fn zone(
         names.insert(format!("{name}.{TOP}"), address);
     }
     Zone(names)
+}
+
+/// What a name leads to.
+pub enum Lookup<'a> {
+    /// One sandbox.
+    Found(&'a DesiredSandbox),
+    /// None.
+    Nobody,
+    /// Several: their full names.
+    Several(Vec<String>),
+}
+
+/// The sandbox of a name, with `.vm` at its end or without: `<vm>.<project>`, or `<vm>` where there is just one. It
+/// need not run.
+pub fn find<'a>(desired: &'a Desired, name: &str) -> Lookup<'a> {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let name = name.strip_suffix(&format!(".{TOP}")).unwrap_or(&name);
+    let (vm, project) = match name.split_once('.') {
+        Some((vm, project)) => (vm, Some(project)),
+        None => (name, None),
+    };
+    let wanted = desired.sandboxes.values().filter(|s| s.life == Life::Wanted);
+    let found: Vec<&DesiredSandbox> = wanted
+        .filter(|s| s.name.as_str() == vm && project.is_none_or(|p| s.project.as_str() == p))
+        .collect();
+    match found.as_slice() {
+        [] => Lookup::Nobody,
+        [only] => Lookup::Found(only),
+        several => {
+            let full = |s: &&DesiredSandbox| format!("{}.{}.{TOP}", s.name, s.project);
+            Lookup::Several(several.iter().map(full).collect())
+        }
+    }
 }
 
 fn is_connected(fact: &SandboxFact) -> bool {

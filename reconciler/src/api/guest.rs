@@ -26,10 +26,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::sync::mpsc;
 
-type Client = TokioIo<Upgraded>;
+pub(super) type Client = TokioIo<Upgraded>;
 
 /// Answers that the connection is a stream from now on, and hands it over.
-fn upgrade<F>(
+pub(super) fn upgrade<F>(
     request: &mut Request,
     serve: impl FnOnce(Client) -> F + Send + 'static,
 ) -> Result<Response, Refusal>
@@ -194,7 +194,7 @@ async fn bring_up(
     context: &Context,
     id: &SandboxId,
     change: u64,
-    exec: agent::Exec,
+    exec: Option<agent::Exec>,
     mut reader: Reader<ReadHalf<Client>>,
     write: &mut WriteHalf<Client>,
 ) -> io::Result<()> {
@@ -218,7 +218,11 @@ async fn bring_up(
     match ready {
         Ok(()) => {
             send_message(write, &Event::Settled { ok: true, problems: Vec::new() }).await?;
-            serve_exec(context, id, exec, reader, write).await
+            match exec {
+                Some(exec) => serve_exec(context, id, exec, reader, write).await,
+                // Nothing is due from the client but its end.
+                None => reader.next().await.map(drop),
+            }
         }
         Err(problem) => fail(write, problem).await,
     }

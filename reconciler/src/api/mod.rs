@@ -5,12 +5,15 @@
 mod artifact;
 mod change;
 mod guest;
+mod look;
+mod ssh;
 mod watch;
 
 use crate::drivers::guest::VsockGuest;
 use crate::engine::Engine;
 use crate::fault::{During, Fault};
 use crate::folders::Folders;
+use crate::keys::Keys;
 use axum::Json;
 use axum::Router;
 use axum::http::StatusCode;
@@ -32,6 +35,8 @@ pub struct Context {
     pub guest: Arc<VsockGuest>,
     /// Where consoles are.
     pub folders: Folders,
+    /// SSH keys.
+    pub keys: Keys,
     /// Requests and streams that are under way.
     pub active: Arc<AtomicUsize>,
 }
@@ -103,6 +108,10 @@ pub fn router(context: Context) -> Router {
         .route("/v1/projects/{project}/run", post(guest::run))
         .route("/v1/projects/{project}/sandboxes/{name}/exec", post(guest::exec))
         .route("/v1/projects/{project}/sandboxes/{name}/logs", get(guest::logs))
+        .route("/v1/projects/{project}/sandboxes/{name}/ports", get(look::ports))
+        .route("/v1/stats", get(look::all_stats))
+        .route("/v1/ssh/{name}", post(ssh::connect))
+        .route("/v1/ssh/{name}/key", get(ssh::host_key))
         .with_state(context)
 }
 

@@ -14,6 +14,7 @@ use banger_reconciler::fault::{During, Fault};
 use banger_reconciler::folders::Folders;
 use banger_reconciler::helper::Helper;
 use banger_reconciler::host::{self, RealMoment};
+use banger_reconciler::keys::Keys;
 use banger_reconciler::names;
 use banger_reconciler::store::Store;
 use banger_wire::id::InstallId;
@@ -88,14 +89,20 @@ async fn serve() -> Result<ExitCode, Fault> {
         guest: guest.clone(),
         net,
     };
-    let moment = Box::new(RealMoment);
+    let keys = Keys::open(&folders)?;
+    let moment = Box::new(RealMoment(keys.clone()));
     let engine = Engine::new(drivers, store, host::capacity(), moment, wakes, free).await?;
     serve_names(&engine, &guest);
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(engine.clone().run(woken, stopped));
     let active = Arc::new(AtomicUsize::new(0));
-    let context =
-        Context { engine: engine.clone(), guest, folders: folders.clone(), active: active.clone() };
+    let context = Context {
+        engine: engine.clone(),
+        guest,
+        folders: folders.clone(),
+        keys,
+        active: active.clone(),
+    };
     let listener = api::listen(&folders.socket())?;
     tracing::info!("ready at {}", folders.socket().display());
     let server = tokio::spawn(async move { axum::serve(listener, api::router(context)).await });

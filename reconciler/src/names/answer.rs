@@ -91,6 +91,17 @@ fn error(question: &[u8], code: ResponseCode) -> Vec<u8> {
     said.to_vec().unwrap_or_default()
 }
 
+/// Whether a question is about a name of one label. Such names are local everywhere: no resolver is asked for them.
+pub(super) fn has_one_label(question: &[u8]) -> bool {
+    let length = question.get(HEADER).copied().map_or(0, usize::from);
+    (1..64).contains(&length) && question.get(HEADER + 1 + length) == Some(&0)
+}
+
+/// The same question, whose name does not exist.
+pub(super) fn deny(question: &[u8]) -> Vec<u8> {
+    error(question, ResponseCode::NXDomain)
+}
+
 /// Whether a name is below the top-level name of sandboxes, or is it.
 fn is_ours(name: &Name) -> bool {
     name.iter().next_back().is_some_and(|label| label.eq_ignore_ascii_case(TOP.as_bytes()))

@@ -29,8 +29,8 @@ pub enum Request {
     /// Hand on what the guest's programs ask of its port 53. Answered by `Done`, then questions in `Stdout` frames, to
     /// each of which the host answers with a `Stdin` frame of the same [`NAMES_HEADER`] bytes. A newer line replaces it.
     Names,
-    /// Serve SSH on this connection, by this key and for these. Answered by `Done`, then unframed bytes.
-    Ssh(Ssh),
+    /// Serve SSH on this connection. Answered by `Done`, then unframed bytes.
+    Ssh,
     /// Which ports the guest's programs listen on. Answered by `Ports`.
     Ports,
     /// Stop everything, sync, unmount, power off. Answered by `Done` when no write can be lost any more.
@@ -97,7 +97,7 @@ pub struct ListeningPort {
     pub program: String,
 }
 
-/// What the guest's SSH server needs for one connection.
+/// What the guest's SSH server needs.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ssh {
@@ -177,6 +177,9 @@ pub struct Identity {
     /// How the network card is set up. `None` leaves it alone.
     #[serde(default)]
     pub network: Option<Network>,
+    /// The keys of its SSH server.
+    #[serde(default)]
+    pub ssh: Option<Ssh>,
     /// What must succeed before the sandbox counts as ready.
     pub ready: Option<ReadyProbe>,
     /// The host's clock, in nanoseconds since 1970.

@@ -112,8 +112,8 @@ pub enum Edit<S> {
 pub struct Run<S> {
     /// Exactly one sandbox, and what it needs.
     pub spec: S,
-    /// The command.
-    pub exec: Exec,
+    /// The command. Without one the sandbox stays for as long as the connection, and the client does what it likes.
+    pub exec: Option<Exec>,
 }
 
 /// A line of `GET /v1/events` and a control frame of `run`.
@@ -310,6 +310,56 @@ impl std::fmt::Display for Phase {
             Phase::Removing => "Removing",
         })
     }
+}
+
+/// A port of a sandbox: `GET /v1/projects/{project}/sandboxes/{name}/ports`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The address in the guest that a program listens on. None when nothing listens.
+    pub address: Option<std::net::IpAddr>,
+    /// The port in the guest.
+    pub port: u16,
+    /// The program, as the guest says.
+    pub program: String,
+    /// The port of the host's loopback that leads there.
+    pub published: Option<u16>,
+}
+
+/// What a running sandbox uses: `GET /v1/stats`. Counters begin with its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxStats {
+    /// Its project.
+    pub project: Name,
+    /// Its name.
+    pub name: Name,
+    /// When this was seen, by the host's monotonic clock: two of these make a rate.
+    pub at_ns: u64,
+    /// Its processors.
+    pub cpus: u8,
+    /// Processor time.
+    pub cpu_ns: u64,
+    /// Memory of the host that it takes up.
+    pub memory_bytes: u64,
+    /// Memory that its guest has.
+    pub memory_limit_bytes: u64,
+    /// What its own disk takes up on the host.
+    pub disk_bytes: u64,
+    /// The size of its own disk.
+    pub disk_limit_bytes: u64,
+    /// Bytes read from the host's disks.
+    pub disk_read_bytes: u64,
+    /// Bytes written to the host's disks.
+    pub disk_written_bytes: u64,
+    /// Bytes that the guest received.
+    pub net_received_bytes: u64,
+    /// Bytes that the guest sent.
+    pub net_sent_bytes: u64,
+    /// Processes of the host that run it.
+    pub processes: u32,
 }
 
 /// One image or kernel: `GET /v1/images`, `GET /v1/kernels`.

@@ -29,6 +29,13 @@ pub const SOCKET: &str = "bangerd.sock";
 /// The daemon's log in the state folder, when nobody else takes it.
 pub const LOG: &str = "bangerd.log";
 
+/// The folder of SSH keys in the state folder, and the files that `ssh` reads there.
+pub const SSH_FOLDER: &str = "ssh";
+/// The client's private key.
+pub const SSH_KEY: &str = "id_ed25519";
+/// The configuration for every sandbox.
+pub const SSH_CONFIG: &str = "config";
+
 /// The port of the daemon's DNS server on the host's loopback.
 pub const DNS_PORT: u16 = 42069;
 

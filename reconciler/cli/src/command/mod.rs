@@ -2,6 +2,8 @@
 
 mod artifact;
 mod declare;
+mod look;
+mod ssh;
 mod text;
 mod vm;
 
@@ -32,6 +34,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Ps => vm::list(&global).await,
         Command::Image(command) => artifact::image(&global, command).await,
         Command::Kernel(command) => artifact::kernel(&global, command).await,
+        Command::SshConfig { uninstall, print } => ssh::config(&global, uninstall, print),
+        Command::SshProxy { name } => ssh::proxy(&name).await,
+        Command::SshHostKeys { name, shown } => ssh::host_keys(&name, &shown).await,
         Command::Version => version(global.json).await,
     }
 }

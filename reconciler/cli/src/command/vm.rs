@@ -1,7 +1,7 @@
 //! `vm …` and `ps`: each writes a small spec or looks at one sandbox.
 
 use super::artifact::declaration;
-use super::{agree, follow};
+use super::{agree, follow, look, ssh};
 use crate::arguments::{Global, How, Shape, Target, Vm};
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, REFUSED};
@@ -32,6 +32,9 @@ pub(super) async fn run(global: &Global, command: Vm) -> Result<ExitCode> {
         Vm::List => list(global).await,
         Vm::Show { name } => show_one(global, &name).await,
         Vm::Exec { name, how, command } => exec(global, &name, how, command).await,
+        Vm::Ssh { name, arguments } => ssh_into(global, &name, &arguments).await,
+        Vm::Ports { name } => look::ports(global, &name).await,
+        Vm::Stats { name, watch } => look::stats(global, name.as_ref(), watch).await,
         Vm::Logs { name, follow } => logs(global, &name, follow).await,
     }
 }
@@ -62,7 +65,7 @@ pub(super) async fn list(global: &Global) -> Result<ExitCode> {
 
 /// A sandbox by name: in the project that was named or is here, else among those made by command. Where looking
 /// is all that is done, else wherever there is just one.
-async fn find(
+pub(super) async fn find(
     client: &Client,
     global: &Global,
     name: &Name,
@@ -180,6 +183,12 @@ async fn exec(global: &Global, name: &Name, how: How, command: Vec<String>) -> R
     Ok(ExitCode::from(terminal::carry(Reader::new(read), write, on_terminal).await?))
 }
 
+async fn ssh_into(global: &Global, name: &Name, arguments: &[String]) -> Result<ExitCode> {
+    let client = Client::connect().await?;
+    let found = find(&client, global, name, true).await?;
+    ssh::into(&format!("{}.{}.vm", found.name, found.project), arguments).await
+}
+
 /// A name for a sandbox that nobody has to type.
 fn fresh_name() -> Name {
     let now =
@@ -195,10 +204,15 @@ async fn run_once(
     command: Vec<String>,
 ) -> Result<ExitCode> {
     let mut spec = declared(global, shape)?;
-    spec.sandboxes.insert(fresh_name(), shaped(shape));
+    let name = fresh_name();
+    spec.sandboxes.insert(name.clone(), shaped(shape));
     let tty = terminal::wanted(how.no_tty);
     let on_terminal = tty.is_some();
-    let run = Run { spec, exec: wanted(how, command, tty) };
+    // On a terminal and without a command it is a session by SSH, where there is one to be had.
+    let plain = how.env.is_empty() && how.workdir.is_none() && how.user.is_none();
+    let by_ssh = command.is_empty() && on_terminal && plain && ssh::command()?.is_some();
+    let exec = (!by_ssh).then(|| wanted(how, command, tty));
+    let run = Run { spec, exec };
     let client = Client::connect().await?;
     let path = format!("/v1/projects/{RUN_PROJECT}/run");
     let (read, mut write) = tokio::io::split(client.upgrade(&path).await?);
@@ -219,6 +233,10 @@ async fn run_once(
             happening.end();
             if !ok {
                 return Err(show::failure(problems).into());
+            }
+            if by_ssh {
+                // The sandbox lives until this returns: its connection is held meanwhile.
+                return ssh::into(&format!("{name}.{RUN_PROJECT}.vm"), &[]).await;
             }
             return Ok(ExitCode::from(terminal::carry(reader, write, on_terminal).await?));
         }

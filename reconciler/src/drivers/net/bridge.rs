@@ -236,6 +236,29 @@ pub async fn is_free(install: &InstallId) -> Result<impl Fn(Subnet) -> bool + us
     Ok(move |subnet: Subnet| !taken.iter().any(|(base, prefix)| subnet.overlaps(*base, *prefix)))
 }
 
+/// The bytes that each interface sent and received, by its name.
+///
+/// # Errors
+/// When they cannot be read.
+#[expect(clippy::wildcard_enum_match_arm, reason = "netlink has hundreds of attributes")]
+pub async fn traffic() -> Result<BTreeMap<String, (u64, u64)>, Fault> {
+    let netlink = connect()?;
+    let mut links = netlink.link().get().execute();
+    let mut found = BTreeMap::new();
+    while let Some(link) = links.try_next().await.map_err(failed("looking at interfaces"))? {
+        let (mut name, mut bytes) = (String::new(), (0, 0));
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::IfName(text) => name = text,
+                LinkAttribute::Stats64(stats) => bytes = (stats.tx_bytes, stats.rx_bytes),
+                _ => {}
+            }
+        }
+        found.insert(name, bytes);
+    }
+    Ok(found)
+}
+
 /// The network that a route leads to, unless it is the default, a local one, or leads to our own bridge.
 fn destination(route: &RouteMessage, own: Option<u32>) -> Option<(Ipv4Addr, u8)> {
     let prefix = route.header.destination_prefix_length;

@@ -82,6 +82,14 @@ fn everything_else_is_said_to_be_what_it_is() {
     assert!(!matches!(answer(&twice, &zone()), Answer::Elsewhere));
 }
 
+#[test]
+fn names_of_one_label_are_told() {
+    for (name, one) in [("web.", true), (".", false), ("web.vm.", false), ("a.b.", false)] {
+        assert_eq!(has_one_label(&ask(name, RecordType::A)), one, "{name}");
+    }
+    assert!(!has_one_label(b"short") && !has_one_label(&[0xff; 40]));
+}
+
 proptest::proptest! {
     #[test]
     fn arbitrary_bytes_never_panic_and_never_grow(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600)) {
