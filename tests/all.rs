@@ -4,6 +4,7 @@ mod end_to_end;
 mod helper;
 mod helper_network;
 mod lab;
+mod names;
 mod namespace;
 mod property;
 mod scenario;

@@ -27,7 +27,20 @@ fn agent() -> PathBuf {
 
 /// What is missing here to run guests. A test that cannot run says so, and fails where all must run.
 pub(crate) fn can_run() -> bool {
-    let tools = ["qemu-system-x86_64", "vhost-device-vsock", "mmdebstrap", "mke2fs", "depmod"];
+    let tools = [
+        "qemu-system-x86_64",
+        "vhost-device-vsock",
+        "mmdebstrap",
+        "mke2fs",
+        "depmod",
+        "nft",
+        "ip",
+        "nsenter",
+        "dig",
+        "python3",
+        "ssh",
+        "rsync",
+    ];
     let path = std::env::var_os("PATH").unwrap_or_default();
     let has = |name: &str| {
         let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
