@@ -7,5 +7,6 @@ mod lab;
 mod names;
 mod namespace;
 mod property;
+mod resolver;
 mod scenario;
 mod walls;

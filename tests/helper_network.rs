@@ -27,7 +27,7 @@ fn refused(reply: &Reply) -> bool {
 
 fn rules(helper: &Helper, policy: Policy) -> Rules {
     let reply = helper.ask(&Request::RulesCheck { subnet: subnet(), policy }, &[]);
-    if let Reply::Rules { rules } = reply { rules } else { panic!("{reply:?}") }
+    if let Reply::Rules { rules, .. } = reply { rules } else { panic!("{reply:?}") }
 }
 
 #[test]

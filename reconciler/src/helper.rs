@@ -154,13 +154,17 @@ impl Helper {
         self.carry_out(&request)
     }
 
-    /// How the rules are, against what they should enforce.
+    /// How the rules are, against what they should enforce; and whether the host's resolver asks us for names.
     ///
     /// # Errors
     /// When the helper cannot tell.
-    pub fn rules(&self, subnet: Subnet, policy: Policy) -> Result<Rules, Fault> {
+    pub fn rules(&self, subnet: Subnet, policy: Policy) -> Result<(Rules, Option<bool>), Fault> {
         let (reply, _) = self.ask(&Request::RulesCheck { subnet, policy }, None)?;
-        if let Reply::Rules { rules } = reply { Ok(rules) } else { Err(unexpected(&reply)) }
+        if let Reply::Rules { rules, names_routed } = reply {
+            Ok((rules, names_routed))
+        } else {
+            Err(unexpected(&reply))
+        }
     }
 
     /// A descriptor of a sandbox's tap.

@@ -7,9 +7,25 @@ use crate::netlink::Netlink;
 use crate::table::Caller;
 use banger_wire::derive::{self, DNS_PORT};
 use banger_wire::helper::Reply;
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 const PROGRAM: &str = "/usr/bin/resolvectl";
+/// Where systemd-resolved keeps what it knows of links, a file for each. Only root can read it.
+const STATE: &str = "/run/systemd/resolve";
+
+/// Whether it asks the caller's server, by the link of its bridge. `None` where it does not run, or there is no bridge.
+pub(crate) fn is_routed(caller: &Caller) -> Result<Option<bool>, Bad> {
+    if !Path::new(STATE).is_dir() || !Path::new(PROGRAM).is_file() {
+        return Ok(None);
+    }
+    let netlink = Netlink::route().at("opening netlink")?;
+    let Some(bridge) = link::own(&netlink, caller, None)? else { return Ok(None) };
+    let known = fs::read_to_string(format!("{STATE}/netif/{}", bridge.index)).unwrap_or_default();
+    let has = |line: &str| known.lines().any(|known| known == line);
+    Ok(Some(has(&format!("SERVERS=127.0.0.1:{DNS_PORT}")) && has("DOMAINS=~vm")))
+}
 
 pub(crate) fn run(caller: &Caller) -> Answer {
     let netlink = Netlink::route().at("opening netlink")?;

@@ -1,4 +1,4 @@
-//! Tells whether the caller's rules are there and as they should be.
+//! Tells whether the caller's rules are there and as they should be, and whether names are routed.
 
 use crate::answer::Answer;
 use crate::rules;
@@ -7,5 +7,6 @@ use banger_wire::helper::Reply;
 use banger_wire::net::{Policy, Subnet};
 
 pub(crate) fn run(subnet: Subnet, policy: &Policy, caller: &mut Caller) -> Answer {
-    Ok(Reply::Rules { rules: rules::check(subnet, policy, caller)? })
+    let rules = rules::check(subnet, policy, caller)?;
+    Ok(Reply::Rules { rules, names_routed: super::dns_route::is_routed(caller)? })
 }

@@ -127,6 +127,9 @@ pub enum Reply {
     Rules {
         /// How they are.
         rules: Rules,
+        /// Whether the host's resolver asks for names below `vm` by the bridge. None where there is no such resolver, or
+        /// no bridge.
+        names_routed: Option<bool>,
     },
     /// It already was so.
     Unchanged,

@@ -19,12 +19,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 use tokio::sync::OnceCell;
-
-/// Where systemd-resolved keeps what it knows of links.
-const RESOLVED: &str = "/run/systemd/resolve";
-const RESOLVECTL: &str = "/usr/bin/resolvectl";
 
 /// The bridge of an installation.
 pub(super) struct Bridge {
@@ -131,30 +126,27 @@ impl Bridge {
         });
         let taps: BTreeMap<SandboxId, TapFact> = taps.collect();
         let strangers = taps.keys().filter(|id| !desired.sandboxes.contains_key(id)).count();
-        let names_routed = found.and_then(|bridge| names_routed(bridge.index));
-        let network = NetworkFact {
-            missing,
-            bridge,
-            rules: self.rules(desired).await?,
-            strangers,
-            names_routed,
-        };
+        let (rules, names_routed) = self.rules(desired).await?;
+        let network = NetworkFact { missing, bridge, rules, strangers, names_routed };
         Ok((network, taps))
     }
 
-    async fn rules(&self, desired: &Desired) -> Result<RulesFact, Fault> {
+    /// How the rules are, and whether names are routed.
+    async fn rules(&self, desired: &Desired) -> Result<(RulesFact, Option<bool>), Fault> {
         let (Some(helper), Some(subnet)) = (self.helper.clone(), desired.subnet) else {
-            return Ok(RulesFact::Absent);
+            return Ok((RulesFact::Absent, None));
         };
         let policy = policy(desired);
         let asked = tokio::task::spawn_blocking(move || helper.rules(subnet, policy)).await;
-        let rules = asked.map_err(|error| Fault::host(format!("asking the helper: {error}")))??;
-        Ok(match rules {
+        let (rules, names_routed) =
+            asked.map_err(|error| Fault::host(format!("asking the helper: {error}")))??;
+        let rules = match rules {
             Rules::Absent => RulesFact::Absent,
             Rules::Altered => RulesFact::Altered,
             Rules::Older => RulesFact::Older,
             Rules::Current => RulesFact::Current,
-        })
+        };
+        Ok((rules, names_routed))
     }
 }
 
@@ -275,16 +267,4 @@ fn destination(route: &RouteMessage, own: Option<u32>) -> Option<(Ipv4Addr, u8)>
         }
     })?;
     (main && !ours && prefix > 0).then_some((base, prefix))
-}
-
-/// Whether systemd-resolved asks our server, by this link, for names below `vm`. `None` where it does not run.
-fn names_routed(index: u32) -> Option<bool> {
-    let state = Path::new(RESOLVED);
-    if !state.is_dir() || !Path::new(RESOLVECTL).is_file() {
-        return None;
-    }
-    let known = std::fs::read_to_string(state.join("netif").join(index.to_string()));
-    let known = known.unwrap_or_default();
-    let server = format!("127.0.0.1:{}", derive::DNS_PORT);
-    Some(known.contains(&server) && known.contains("~vm"))
 }
