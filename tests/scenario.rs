@@ -230,7 +230,7 @@ fn a_host_that_cannot_enforce_rules_starts_nothing_that_needs_them() {
             Do::NoNetwork("nft is not installed"),
             Do::Apply(
                 "network \"n\"\nsandbox \"closed\" { image \"debian-bookworm\"; egress \"none\"; }\n\
-                 sandbox \"free\" { image \"debian-bookworm\"; egress \"open\"; }\n\
+                 sandbox \"free\" { image \"debian-bookworm\"; egress \"host\"; }\n\
                  sandbox \"group\" { image \"debian-bookworm\"; egress \"open\"; network \"n\"; }\n\
                  sandbox \"web\" { image \"debian-bookworm\"; }\n",
             ),

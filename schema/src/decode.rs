@@ -382,6 +382,7 @@ fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec
     spec.egress = match word("egress").as_deref() {
         Some("none") => Egress::None,
         Some("open") => Egress::Open,
+        Some("host") => Egress::Host,
         _ => Egress::Public,
     };
     spec.drift =

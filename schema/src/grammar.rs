@@ -275,9 +275,9 @@ const SANDBOX: Rule = Rule {
         },
         Rule {
             name: "egress",
-            args: &[slot("policy", Ty::Choice(&["none", "public", "open"]), true)],
+            args: &[slot("policy", Ty::Choice(&["none", "public", "open", "host"]), true)],
             reach: Reach::Host,
-            doc: "where it may connect to: nowhere, the internet only, or wherever the host may; public if not given",
+            doc: "where it may connect to: nowhere, the internet only, wherever the host may, or the host itself too; public if not given",
             ..BASE
         },
         Rule {

@@ -205,7 +205,8 @@ fn egress_is_what_the_file_says() {
         format!(
             "{NET_IMAGE}sandbox \"pub\" {{ image \"net\"; memory \"256MiB\"; egress \"{pub_egress}\"; }}\n\
              sandbox \"none\" {{ image \"net\"; memory \"256MiB\"; egress \"none\"; }}\n\
-             sandbox \"open\" {{ image \"net\"; memory \"256MiB\"; egress \"open\"; }}\n"
+             sandbox \"open\" {{ image \"net\"; memory \"256MiB\"; egress \"open\"; }}\n\
+             sandbox \"host\" {{ image \"net\"; memory \"256MiB\"; egress \"host\"; }}\n"
         )
     };
     home.write(&file("public"));
@@ -230,8 +231,12 @@ fn egress_is_what_the_file_says() {
     assert_eq!(reaches(&home, "open", &PUBLIC), all(&PUBLIC, true));
     assert_eq!(reaches(&home, "open", &CLOSED), all(&CLOSED, true));
     assert_eq!(reaches(&home, "open", &HOST), all(&HOST, false));
-    // Nor another sandbox, which nothing joins to it.
     let other = address(&home, "none");
+    // Only who says so reaches the host itself, and still no neighbour.
+    assert_eq!(reaches(&home, "host", &HOST[..3]), all(&HOST[..3], true));
+    assert_eq!(reaches(&home, "host", &CLOSED[..3]), all(&CLOSED[..3], true));
+    assert_eq!(reaches(&home, "host", &[&other]), all(&[&other], false));
+    // Nor another sandbox, which nothing joins to it.
     assert_eq!(reaches(&home, "open", &[&other]), all(&[&other], false));
 
     // A policy changes while its sandbox runs, also for connections that exist.

@@ -75,17 +75,19 @@ pub(super) fn render(
 }
 
 fn sets(subnet: Subnet, policy: &Policy, on_link: &BTreeSet<Route>) -> String {
-    let with = |egress: Egress| {
-        elements(policy.ports.iter().filter(|p| p.2 == egress).map(|p| subnet.address(p.1)))
+    let with = |egress: &[Egress]| {
+        elements(policy.ports.iter().filter(|p| egress.contains(&p.2)).map(|p| subnet.address(p.1)))
     };
     let near = on_link.iter().map(|route| format!("{}/{}", route.base, route.prefix));
     let closed = elements(NOT_PUBLIC.map(String::from).into_iter().chain(near));
     let mut text = format!(
         "set closed {{ type ipv4_addr; flags interval; auto-merge; {closed}}}\n\
          set open {{ type ipv4_addr; {}}}\n\
-         set public {{ type ipv4_addr; {}}}\n",
-        with(Egress::Open),
-        with(Egress::Public)
+         set public {{ type ipv4_addr; {}}}\n\
+         set host {{ type ipv4_addr; {}}}\n",
+        with(&[Egress::Open, Egress::Host]),
+        with(&[Egress::Public]),
+        with(&[Egress::Host])
     );
     let mut groups: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for port in &policy.ports {
@@ -120,6 +122,7 @@ fn routed(bridge: &str, subnet: Subnet, policy: &Policy) -> String {
          ip saddr {subnet} oifname != \"{bridge}\" masquerade\n}}\n\
          chain to_host {{\n\
          ct state established,related accept\n\
+         ip saddr @host accept\n\
          drop\n}}\n\
          chain from_guest {{\n\
          {peers}\

@@ -221,7 +221,7 @@ pub(crate) struct Shape {
     /// A network that it is on
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Vec<Name>,
-    /// Where it may connect to: none, public or open
+    /// Where it may connect to: none, public, open or host
     #[arg(long, value_parser = egress, default_value = "public")]
     pub(crate) egress: Egress,
     /// A shell line that runs once before it is ready
@@ -291,7 +291,8 @@ fn egress(text: &str) -> Result<Egress, String> {
         "none" => Ok(Egress::None),
         "public" => Ok(Egress::Public),
         "open" => Ok(Egress::Open),
-        _ => Err("it is none, public or open".to_string()),
+        "host" => Ok(Egress::Host),
+        _ => Err("it is none, public, open or host".to_string()),
     }
 }
 

@@ -120,7 +120,7 @@ async fn reply(
         Answer::Elsewhere => match asks.spec.egress {
             // A name that is asked for is a message that gets out.
             Egress::None => Some(refuse(question)),
-            Egress::Public | Egress::Open => {
+            Egress::Public | Egress::Open | Egress::Host => {
                 Some(upstream::ask(question, by_tcp).await.unwrap_or_else(|| fail(question)))
             }
         },

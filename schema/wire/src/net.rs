@@ -134,6 +134,8 @@ pub enum Egress {
     Public,
     /// Wherever the host may, but not the host itself.
     Open,
+    /// As open, and the host itself.
+    Host,
 }
 
 impl std::fmt::Display for Egress {
@@ -142,6 +144,7 @@ impl std::fmt::Display for Egress {
             Egress::None => "none",
             Egress::Public => "public",
             Egress::Open => "open",
+            Egress::Host => "host",
         })
     }
 }

@@ -16,12 +16,14 @@ fn the_text_holds_numbers_and_derived_names_only() {
             port(1, 2, Egress::Public, &[0]),
             port(2, 3, Egress::Open, &[0]),
             port(3, 4, Egress::None, &[]),
+            port(4, 5, Egress::Host, &[]),
         ],
     };
     let near = Route { base: [9, 9, 9, 0].into(), prefix: 24, on_link: true, interface: 0 };
     let text = render(&install, subnet, &policy, &BTreeSet::from([near]));
     for wanted in [
-        "set open { type ipv4_addr; elements = { 10.213.0.3 }; }",
+        "set open { type ipv4_addr; elements = { 10.213.0.3, 10.213.0.5 }; }",
+        "set host { type ipv4_addr; elements = { 10.213.0.5 }; }",
         "set public { type ipv4_addr; elements = { 10.213.0.2 }; }",
         "set group0 { type ipv4_addr; elements = { 10.213.0.2, 10.213.0.3 }; }",
         "\"bgr000000000003\" . 02:00:00:00:00:03 . 10.213.0.4",

@@ -85,11 +85,12 @@ pub(super) fn nic(
     let Some(missing) = missing else { return Ok(Nic::Tap) };
     match (sandbox.spec.networks.is_empty(), sandbox.spec.egress) {
         (true, Egress::None) => Ok(Nic::None),
-        (true, Egress::Open) => Ok(Nic::User),
-        (true, Egress::Public) => {
-            Err(format!("its egress \"public\" cannot be enforced here: {missing}"))
+        // The VMM's own network leads to the host's loopback too: only who says so gets it.
+        (true, Egress::Host) => Ok(Nic::User),
+        (true, egress @ (Egress::Public | Egress::Open)) => {
+            Err(format!("its egress \"{egress}\" cannot be enforced here: {missing}"))
         }
-        (false, Egress::None | Egress::Public | Egress::Open) => {
+        (false, Egress::None | Egress::Public | Egress::Open | Egress::Host) => {
             Err(format!("its networks cannot be had here: {missing}"))
         }
     }
