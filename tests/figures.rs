@@ -125,7 +125,7 @@ fn plans() {
             missing: None,
             bridge: BridgeFact::Right,
             rules: RulesFact::Current,
-            strangers: 0,
+            strangers: std::collections::BTreeMap::new(),
             names_routed: None,
         }),
         ..Actual::default()

@@ -15,7 +15,7 @@ pub(crate) fn own(
     sandbox: Option<&SandboxId>,
 ) -> Result<Option<Link>, Bad> {
     let install = caller.install()?;
-    let name = sandbox.map_or_else(|| derive::bridge(install), derive::tap);
+    let name = sandbox.map_or_else(|| derive::bridge(install), |id| derive::tap(install, id));
     let Some(link) = netlink.find(&name).at("looking at interfaces")? else { return Ok(None) };
     let (kind, alias) = (if sandbox.is_some() { "tun" } else { "bridge" }, alias(caller, sandbox)?);
     if link.kind != kind || !(link.alias.is_empty() || link.alias == alias) {

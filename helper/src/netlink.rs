@@ -30,6 +30,11 @@ const AF_BRIDGE: u8 = 7;
 const AF_INET: u8 = 2;
 const NESTED: u16 = 0x8000;
 const UP: u32 = 1;
+const NOARP: u32 = 0x80;
+/// The kernel's word that a list changed while it was told.
+const INTERRUPTED: u16 = 0x10;
+/// How often a list is asked for anew.
+const TRIES: usize = 10;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +130,21 @@ impl Netlink {
 
     /// Sends one message and takes every answer up to its end: type and payload.
     fn ask(&self, kind: u16, flags: u16, payload: &Bytes) -> io::Result<Vec<(u16, Vec<u8>)>> {
+        for _ in 0..TRIES {
+            if let Some(answers) = self.ask_once(kind, flags, payload)? {
+                return Ok(answers);
+            }
+        }
+        Err(io::Error::from_raw_os_error(rustix::io::Errno::AGAIN.raw_os_error()))
+    }
+
+    /// As [`Netlink::ask`]; `None` when the list that was told changed meanwhile.
+    fn ask_once(
+        &self,
+        kind: u16,
+        flags: u16,
+        payload: &Bytes,
+    ) -> io::Result<Option<Vec<(u16, Vec<u8>)>>> {
         let length = u32::try_from(payload.0.len() + 16).expect("messages are short");
         let mut message = length.to_ne_bytes().to_vec();
         message.extend_from_slice(&kind.to_ne_bytes());
@@ -133,6 +153,7 @@ impl Netlink {
         message.extend_from_slice(&payload.0);
         sendto(&self.0, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         let mut answers = Vec::new();
+        let mut interrupted = false;
         let mut buffer = vec![0; 64 << 10];
         loop {
             let (count, _) = recv(&self.0, &mut buffer[..], RecvFlags::empty())?;
@@ -140,15 +161,23 @@ impl Netlink {
             while let Some((header, _)) = rest.split_at_checked(16) {
                 let length = (number(header) as usize).clamp(16, rest.len());
                 let kind = u16::from_ne_bytes([header[4], header[5]]);
+                interrupted |= u16::from_ne_bytes([header[6], header[7]]) & INTERRUPTED != 0;
                 let body = &rest[16..length];
                 match kind {
                     NLMSG_ERROR => {
                         return match i32::from_ne_bytes(number(body).to_ne_bytes()) {
-                            0 => Ok(answers),
+                            0 => Ok(Some(answers)),
                             code => Err(io::Error::from_raw_os_error(-code)),
                         };
                     }
-                    NLMSG_DONE => return Ok(answers),
+                    NLMSG_DONE => {
+                        // A list that could not be told to its end says so here.
+                        let code = i32::from_ne_bytes(number(body).to_ne_bytes());
+                        return match code {
+                            0.. => Ok((!interrupted).then_some(answers)),
+                            code => Err(io::Error::from_raw_os_error(-code)),
+                        };
+                    }
                     kind => answers.push((kind, body.to_vec())),
                 }
                 rest = &rest[length.next_multiple_of(4).min(rest.len())..];
@@ -192,6 +221,11 @@ impl Netlink {
     /// Opens or closes an interface.
     pub(crate) fn set_up(&self, index: u32, up: bool) -> io::Result<()> {
         self.change(SETLINK, 0, &link_header(0, index, if up { UP } else { 0 }, UP))
+    }
+
+    /// Lets an interface take no part in ARP.
+    pub(crate) fn without_arp(&self, index: u32) -> io::Result<()> {
+        self.change(SETLINK, 0, &link_header(0, index, NOARP, NOARP))
     }
 
     /// Makes an interface an isolated port of a bridge that learns nothing: its one address is written down.
@@ -293,7 +327,8 @@ fn route(body: &[u8]) -> Option<Route> {
     (table == MAIN && kind == UNICAST && prefix > 0).then(|| Route {
         base: Ipv4Addr::from(base),
         prefix,
-        on_link: get(5).is_none(),
+        // Gateway, several ways, or a gateway of another family.
+        on_link: [5, 9, 18].iter().all(|kind| get(*kind).is_none()),
         interface: get(4).map(number).unwrap_or_default(),
     })
 }

@@ -19,6 +19,19 @@ pub(crate) fn bridge(name: &str) -> Result<(), Bad> {
     Ok(())
 }
 
+/// A port is the bridge's: the host itself neither speaks nor listens there.
+pub(crate) fn port(name: &str) -> Result<(), Bad> {
+    for (path, value) in [
+        (format!("net/ipv6/conf/{name}/accept_ra"), "0"),
+        (format!("net/ipv6/conf/{name}/disable_ipv6"), "1"),
+        (format!("net/ipv4/conf/{name}/rp_filter"), "1"),
+        (format!("net/ipv4/conf/{name}/arp_ignore"), "8"),
+    ] {
+        set(&path, value)?;
+    }
+    Ok(())
+}
+
 /// Lets the host pass packets on. It stays so when banger is gone: others may rely on it by then.
 pub(crate) fn forward() -> Result<(), Bad> {
     set("net/ipv4/ip_forward", "1")

@@ -298,7 +298,7 @@ impl Engine {
         // Read first: whatever changes from here on belongs to a later pass.
         let change = self.changes.load(Ordering::SeqCst);
         let mut desired = self.desired();
-        let actual = observe(&self.drivers, &desired).await;
+        let mut actual = observe(&self.drivers, &desired).await;
         let time = self.now_secs();
         if assign::forget(&desired, &desired, &actual, busy, time).is_some() {
             let left = |now: &Desired| assign::forget(now, &desired, &actual, busy, time);
@@ -306,13 +306,15 @@ impl Engine {
             if let Err(problem) = forgotten {
                 tracing::warn!("dropping what is gone: {}", problem.message);
             }
+            // Somebody may have changed more meanwhile: what is planned must be what was looked at.
             desired = self.desired();
+            actual = observe(&self.drivers, &desired).await;
         }
         let plan = plan(&desired, &actual);
         for project in std::mem::take(&mut *self.forgive.lock().expect("no holder panics")) {
             troubles.forgive(|key| desired.belongs(key, &project));
         }
-        troubles.settle(&desired, &actual);
+        troubles.settle(&desired, &actual, &plan);
         for (key, list) in &plan.lists {
             if busy.contains(key) || !list.waits.is_empty() || list.steps.is_empty() {
                 continue;

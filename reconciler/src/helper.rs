@@ -6,6 +6,7 @@ use crate::process::Held;
 use banger_wire::helper::{Facts, Limits, MAX_MESSAGE, PROTOCOL, Reply, Request, Rules};
 use banger_wire::id::{InstallId, SandboxId};
 use banger_wire::net::{Policy, Subnet};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -16,6 +17,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long the helper may take for one request.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The helper. One request at a time; when it is gone, the next request starts it again.
 #[derive(Clone)]
@@ -36,6 +41,8 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // Its socket closes with ours, and it ends; this only collects it.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        // One that does not answer does not end either.
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -50,6 +57,8 @@ impl Connection {
         let child = Command::new(program).env_clear().stdin(Stdio::from(theirs)).spawn();
         let child =
             child.map_err(|error| fail(&format!("starting {}", program.display()), error))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))
+            .map_err(|error| fail("a limit", error.into()))?;
         let connection = Self { socket, child };
         let hello = Request::Hello { version: PROTOCOL, install: install.clone() };
         let (reply, _) = connection.ask(&hello, None)?;
@@ -106,6 +115,15 @@ impl Helper {
     }
 
     fn ask(
+        &self,
+        request: &Request,
+        descriptor: Option<&OwnedFd>,
+    ) -> Result<(Reply, Option<OwnedFd>), Fault> {
+        // It may run other programs: the rest of the daemon goes on meanwhile.
+        tokio::task::block_in_place(|| self.ask_now(request, descriptor))
+    }
+
+    fn ask_now(
         &self,
         request: &Request,
         descriptor: Option<&OwnedFd>,

@@ -33,7 +33,7 @@ pub fn stats(
             let usage = usage(&own);
             // What the host sends is what the guest receives.
             let (sent, received) =
-                cards.get(&derive::tap(&sandbox.id)).copied().unwrap_or_default();
+                cards.get(&derive::tap(&desired.install, &sandbox.id)).copied().unwrap_or_default();
             SandboxStats {
                 project: sandbox.project.clone(),
                 name: sandbox.name.clone(),

@@ -206,7 +206,7 @@ fn egress_is_what_the_file_says() {
             "{NET_IMAGE}sandbox \"pub\" {{ image \"net\"; memory \"256MiB\"; egress \"{pub_egress}\"; }}\n\
              sandbox \"none\" {{ image \"net\"; memory \"256MiB\"; egress \"none\"; }}\n\
              sandbox \"open\" {{ image \"net\"; memory \"256MiB\"; egress \"open\"; }}\n\
-             sandbox \"host\" {{ image \"net\"; memory \"256MiB\"; egress \"host\"; }}\n"
+             sandbox \"inward\" {{ image \"net\"; memory \"256MiB\"; egress \"host\"; }}\n"
         )
     };
     home.write(&file("public"));
@@ -233,9 +233,9 @@ fn egress_is_what_the_file_says() {
     assert_eq!(reaches(&home, "open", &HOST), all(&HOST, false));
     let other = address(&home, "none");
     // Only who says so reaches the host itself, and still no neighbour.
-    assert_eq!(reaches(&home, "host", &HOST[..3]), all(&HOST[..3], true));
-    assert_eq!(reaches(&home, "host", &CLOSED[..3]), all(&CLOSED[..3], true));
-    assert_eq!(reaches(&home, "host", &[&other]), all(&[&other], false));
+    assert_eq!(reaches(&home, "inward", &HOST[..3]), all(&HOST[..3], true));
+    assert_eq!(reaches(&home, "inward", &CLOSED[..3]), all(&CLOSED[..3], true));
+    assert_eq!(reaches(&home, "inward", &[&other]), all(&[&other], false));
     // Nor another sandbox, which nothing joins to it.
     assert_eq!(reaches(&home, "open", &[&other]), all(&[&other], false));
 

@@ -15,6 +15,6 @@ pub(crate) fn run(caller: &mut Caller) -> Answer {
             return Err(Bad::Refused("the bridge has ports"));
         }
     }
-    let any = rules::remove(caller.install()?)?;
+    let any = rules::remove(caller)?;
     Ok(if any { Reply::Changed } else { Reply::Unchanged })
 }

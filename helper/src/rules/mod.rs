@@ -25,6 +25,8 @@ pub(crate) struct Checked {
     rules: Rules,
 }
 
+/// The shortest prefix of a network whose hosts count as next door.
+const WIDEST: u8 = 8;
 /// The letters of a digest that a mark carries.
 const DIGITS: usize = 16;
 
@@ -37,8 +39,8 @@ fn digest(text: &str) -> String {
 pub(crate) fn apply(subnet: Subnet, policy: &Policy, caller: &Caller) -> Result<(), Bad> {
     check_policy(policy)?;
     let install = caller.install()?;
-    let table = derive::table(install);
-    let text = nft::render(install, subnet, policy, &on_link(install)?);
+    let table = derive::table(caller.uid, install);
+    let text = nft::render(&table, install, subnet, policy, &on_link(install)?);
     nft::run(&text)?;
     let listed = nft::list(&table)?.ok_or(Bad::Refused("the rules went away"))?;
     nft::run(&nft::mark(&table, &digest(&text), &digest(&listed.rules)))
@@ -48,8 +50,8 @@ pub(crate) fn apply(subnet: Subnet, policy: &Policy, caller: &Caller) -> Result<
 pub(crate) fn check(subnet: Subnet, policy: &Policy, caller: &mut Caller) -> Result<Rules, Bad> {
     check_policy(policy)?;
     let install = caller.install()?;
-    let table = derive::table(install);
-    let wanted = digest(&nft::render(install, subnet, policy, &on_link(install)?));
+    let table = derive::table(caller.uid, install);
+    let wanted = digest(&nft::render(&table, install, subnet, policy, &on_link(install)?));
     let netfilter = Netlink::netfilter().at("opening netlink")?;
     let generation = netfilter.generation().at("looking at the firewall")?;
     if let Some(checked) = &caller.checked
@@ -73,13 +75,14 @@ pub(crate) fn check(subnet: Subnet, policy: &Policy, caller: &mut Caller) -> Res
 }
 
 /// Whether there are any rules of ours.
-pub(crate) fn are_there(install: &InstallId) -> Result<bool, Bad> {
-    Ok(nft::list(&derive::table(install))?.is_some_and(|listed| listed.mark.is_some()))
+pub(crate) fn are_there(caller: &Caller) -> Result<bool, Bad> {
+    Ok(nft::list(&derive::table(caller.uid, caller.install()?))?
+        .is_some_and(|listed| listed.mark.is_some()))
 }
 
 /// Removes the rules. Returns whether there were any.
-pub(crate) fn remove(install: &InstallId) -> Result<bool, Bad> {
-    nft::remove(&derive::table(install))
+pub(crate) fn remove(caller: &Caller) -> Result<bool, Bad> {
+    nft::remove(&derive::table(caller.uid, caller.install()?))
 }
 
 /// What the message's type does not say: how many, and each number once.
@@ -102,7 +105,9 @@ fn on_link(install: &InstallId) -> Result<BTreeSet<Route>, Bad> {
     let bridge = netlink.find(&derive::bridge(install)).at("looking at interfaces")?;
     let own = bridge.map(|bridge| bridge.index);
     let routes = netlink.routes().at("looking at routes")?;
-    let next_door = |route: &Route| route.on_link && Some(route.interface) != own;
+    // A tunnel that takes half of the internet is a way out, and no neighbour.
+    let next_door =
+        |route: &Route| route.on_link && Some(route.interface) != own && route.prefix >= WIDEST;
     // The interface's number may change without any change of what is reachable.
     let plain = |route: Route| Route { interface: 0, ..route };
     Ok(routes.into_iter().filter(next_door).map(plain).collect())

@@ -53,12 +53,13 @@ fn elements<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 
 /// The whole text that replaces both tables in one transaction.
 pub(super) fn render(
+    table: &str,
     install: &InstallId,
     subnet: Subnet,
     policy: &Policy,
     on_link: &BTreeSet<Route>,
 ) -> String {
-    let (table, bridge) = (derive::table(install), derive::bridge(install));
+    let (bridge, taps) = (derive::bridge(install), derive::tap_prefix(install));
     let fresh = |family: &str| {
         format!(
             "table {family} {table} {{ }}\ndelete table {family} {table}\ntable {family} {table} {{\n"
@@ -66,10 +67,10 @@ pub(super) fn render(
     };
     let mut text = fresh("inet");
     text.push_str(&sets(subnet, policy, on_link));
-    text.push_str(&routed(&bridge, subnet, policy));
+    text.push_str(&routed(&bridge, &taps, subnet, policy));
     text.push_str("}\n");
     text.push_str(&fresh("bridge"));
-    text.push_str(&entering(subnet, policy));
+    text.push_str(&entering(install, &taps, subnet, policy));
     text.push_str("}\n");
     text
 }
@@ -103,7 +104,10 @@ fn sets(subnet: Subnet, policy: &Policy, on_link: &BTreeSet<Route>) -> String {
 
 /// What the host routes. Each packet of a guest is held against its policy, also of connections that exist: a
 /// policy that becomes stricter holds at once.
-fn routed(bridge: &str, subnet: Subnet, policy: &Policy) -> String {
+///
+/// Frames to some group addresses go past the bridge, as if the port itself were an interface of the host: nothing that
+/// comes in so is wanted.
+fn routed(bridge: &str, taps: &str, subnet: Subnet, policy: &Policy) -> String {
     let groups: BTreeSet<u16> =
         policy.ports.iter().flat_map(|port| port.3.iter().copied()).collect();
     let peers: String = groups
@@ -113,7 +117,9 @@ fn routed(bridge: &str, subnet: Subnet, policy: &Policy) -> String {
         })
         .collect();
     format!(
-        "chain input {{ type filter hook input priority filter - 5; policy accept;\n\
+        "chain prerouting {{ type filter hook prerouting priority -300; policy accept;\n\
+         iifname \"{taps}*\" drop\n}}\n\
+         chain input {{ type filter hook input priority filter - 5; policy accept;\n\
          iifname \"{bridge}\" jump to_host\n}}\n\
          chain forward {{ type filter hook forward priority filter - 5; policy accept;\n\
          iifname \"{bridge}\" jump from_guest\n\
@@ -136,19 +142,18 @@ fn routed(bridge: &str, subnet: Subnet, policy: &Policy) -> String {
     )
 }
 
-/// What may enter from a guest's port: its own address, by IPv4 or ARP, and nothing else (R-V3).
-fn entering(subnet: Subnet, policy: &Policy) -> String {
-    let tap = |id| format!("\"{}\"", derive::tap(id));
-    let ports = elements(policy.ports.iter().map(|port| tap(&port.0)));
+/// What may enter from a guest's port: its own address, by IPv4 or ARP, and nothing else (R-V3). Every port of the
+/// installation is meant, by its name: one that the policy does not know may send nothing.
+fn entering(install: &InstallId, taps: &str, subnet: Subnet, policy: &Policy) -> String {
+    let tap = |id| format!("\"{}\"", derive::tap(install, id));
     let pins = elements(policy.ports.iter().map(|port| {
         let mac = derive::show_mac(derive::mac(&port.0));
         format!("{} . {mac} . {}", tap(&port.0), subnet.address(port.1))
     }));
     format!(
-        "set ports {{ type ifname; {ports}}}\n\
-         set pins {{ type ifname . ether_addr . ipv4_addr; {pins}}}\n\
+        "set pins {{ type ifname . ether_addr . ipv4_addr; {pins}}}\n\
          chain prerouting {{ type filter hook prerouting priority -300; policy accept;\n\
-         iifname @ports jump guest\n}}\n\
+         iifname \"{taps}*\" jump guest\n}}\n\
          chain guest {{\n\
          ether type ip iifname . ether saddr . ip saddr @pins accept\n\
          ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp operation {{ request, reply }} \

@@ -18,6 +18,7 @@ const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 const TUNSETIFF: rustix::ioctl::Opcode = opcode::write::<c_int>(b'T', 202);
+const TUNSETOWNER: rustix::ioctl::Opcode = opcode::write::<c_int>(b'T', 204);
 const TUNSETPERSIST: rustix::ioctl::Opcode = opcode::write::<c_int>(b'T', 203);
 
 /// Opens the tap of this name, and makes it when it is not there.
@@ -39,6 +40,13 @@ pub(crate) fn open_tap(name: &str) -> io::Result<OwnedFd> {
         ioctl(tun.as_fd(), Updater::<{ TUNSETIFF }, InterfaceRequest>::new(&mut request))?;
     }
     Ok(tun)
+}
+
+/// Lets only this user attach to a tap. Without an owner anybody could who may open `/dev/net/tun`.
+pub(crate) fn own_tap(tap: &OwnedFd, uid: u32) -> io::Result<()> {
+    let uid = usize::try_from(uid).map_err(io::Error::other)?;
+    // SAFETY: TUNSETOWNER takes its argument by value and touches no memory of ours.
+    unsafe { Ok(ioctl(tap.as_fd(), IntegerSetter::<{ TUNSETOWNER }>::new_usize(uid))?) }
 }
 
 /// Lets a tap stay when its last descriptor is closed.

@@ -286,7 +286,7 @@ impl fmt::Display for Action {
             Action::RouteNames => f.write_str("route names to banger"),
             Action::EnsureTap { .. } => f.write_str("make its port"),
             Action::RaiseTap { .. } => f.write_str("open its port"),
-            Action::CutTap { .. } => f.write_str("close its port"),
+            Action::CutTap { sandbox } => write!(f, "close the port of {sandbox}"),
             Action::RemoveTap { .. } => f.write_str("remove its port"),
             Action::Publish { host, guest, .. } => write!(f, "publish 127.0.0.1:{host} → {guest}"),
             Action::Unpublish { host, .. } => write!(f, "close 127.0.0.1:{host}"),

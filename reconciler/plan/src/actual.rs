@@ -81,7 +81,7 @@ pub struct NetworkFact {
     /// The rules.
     pub rules: RulesFact,
     /// Ports on the bridge of sandboxes that nothing desired accounts for. While there are any, bridge and rules stay.
-    pub strangers: usize,
+    pub strangers: BTreeMap<SandboxId, TapFact>,
     /// Whether the host's resolver asks us for names of sandboxes. `None` when it has none that could.
     pub names_routed: Option<bool>,
 }
@@ -104,6 +104,8 @@ pub enum RulesFact {
     Absent,
     /// They are not as we wrote them: somebody changed or emptied them.
     Altered,
+    /// They cannot be read, so they count for nothing.
+    Unreadable,
     /// They are as we wrote them, for another policy than is wanted now.
     Older,
     /// They are as we wrote them, for the policy that is wanted now.

@@ -56,6 +56,9 @@ pub enum Refusal {
     /// Too many sandboxes.
     #[error("there would be {0} sandboxes, more than the {MAX_SANDBOXES} that one host carries")]
     Count(usize),
+    /// More networks and members than can be enforced in one step.
+    #[error("the sandboxes would be on too many networks for one host")]
+    Networks,
     /// Another project has this port.
     #[error("port {port} of sandbox {name} is already published by {owner}")]
     Port {
@@ -85,6 +88,7 @@ impl Refusal {
             }
             Refusal::Memory { .. } => "stop some sandboxes or give them less memory".into(),
             Refusal::Cpus { .. } => "give it fewer".into(),
+            Refusal::Networks => "put sandboxes on fewer networks".into(),
             Refusal::Count(_) => "remove some: banger ps shows them".into(),
             Refusal::Port { .. } => "choose another port".into(),
             Refusal::Used { .. } => "remove what uses it first".into(),
@@ -132,8 +136,19 @@ pub fn admit(
     if next.sandboxes.len() > MAX_SANDBOXES {
         return Err(Refusal::Count(next.sandboxes.len()));
     }
+    networks(next)?;
     memory(previous, next, host)?;
     ports(next, project, spec)
+}
+
+/// What is enforced goes to the helper in one message.
+fn networks(next: &Desired) -> Result<(), Refusal> {
+    const LARGEST: usize = banger_wire::helper::MAX_MESSAGE - 1024;
+    let policy = crate::policy::policy(next);
+    let groups = policy.ports.iter().flat_map(|port| port.3.iter().copied()).max();
+    let text = serde_json::to_vec(&policy).expect("plain values encode");
+    let fits = groups.is_none_or(|last| usize::from(last) < banger_wire::net::Policy::MAX);
+    if text.len() <= LARGEST && fits { Ok(()) } else { Err(Refusal::Networks) }
 }
 
 fn memory(previous: &Desired, next: &Desired, host: Capacity) -> Result<(), Refusal> {

@@ -51,7 +51,7 @@ fn sandbox_status(
     let fact = actual.sandboxes.get(&sandbox.id).unwrap_or(&absent);
     let key = Key::Sandbox(sandbox.id.clone());
     let list = plan.lists.get(&key);
-    let failure = failure_of(sandbox, desired, failures);
+    let failure = failure_of(sandbox, desired, failures, list.is_some());
     let (phase, reason) = phase(sandbox, fact, plan, failure);
     let guest = fact.guest.present();
     let vmm = fact.vmm.present();
@@ -85,15 +85,22 @@ fn failure_of<'a>(
     sandbox: &DesiredSandbox,
     desired: &Desired,
     failures: &'a Failures,
+    has_work: bool,
 ) -> Option<&'a Failure> {
     let image = desired.images.get(&sandbox.image);
     let builder = image.map(|image| Key::Kernel(image.builder.clone()));
-    let needs =
-        [Key::Kernel(sandbox.kernel.clone()), Key::Image(sandbox.image.clone()), Key::Network];
+    let needs = [Key::Kernel(sandbox.kernel.clone()), Key::Image(sandbox.image.clone())];
+    // The network is everybody's: its trouble is that of who waits for it.
+    let network = has_work.then_some(Key::Network);
     let volumes = sandbox.volumes.iter().map(|volume| Key::Volume(volume.clone()));
     let own = failures.get(&Key::Sandbox(sandbox.id.clone()));
     own.or_else(|| {
-        needs.into_iter().chain(builder).chain(volumes).find_map(|key| failures.get(&key))
+        needs
+            .into_iter()
+            .chain(builder)
+            .chain(network)
+            .chain(volumes)
+            .find_map(|key| failures.get(&key))
     })
 }
 

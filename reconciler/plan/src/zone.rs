@@ -52,15 +52,20 @@ fn zone(
     home: Option<&Name>,
     known: impl Fn(&DesiredSandbox) -> bool,
 ) -> Zone {
-    let runs = |sandbox: &&DesiredSandbox| {
+    let runs = |sandbox: &DesiredSandbox| {
         let fact = actual.sandboxes.get(&sandbox.id);
         sandbox.runs() && fact.is_some_and(is_connected)
     };
     let mut names = BTreeMap::new();
-    let mut short: BTreeMap<&Name, Vec<(&Name, Ipv4Addr)>> = BTreeMap::new();
-    for sandbox in desired.sandboxes.values().filter(runs).filter(|sandbox| known(sandbox)) {
+    let mut short: BTreeMap<&Name, Vec<(&Name, Option<Ipv4Addr>)>> = BTreeMap::new();
+    let wanted = desired.sandboxes.values().filter(|sandbox| sandbox.life == Life::Wanted);
+    for sandbox in wanted.filter(|sandbox| known(sandbox)) {
         let Some(address) = desired.address(sandbox) else { continue };
-        names.insert(format!("{}.{}.{TOP}", sandbox.name, sandbox.project), address);
+        let address = Some(address).filter(|_| runs(sandbox));
+        if let Some(address) = address {
+            names.insert(format!("{}.{}.{TOP}", sandbox.name, sandbox.project), address);
+        }
+        // Also one that does not run: a name must not be somebody else's while it is down.
         short.entry(&sandbox.name).or_default().push((&sandbox.project, address));
     }
     for (name, owners) in short {
@@ -70,7 +75,9 @@ fn zone(
             (None, [(_, only)]) => *only,
             (None, _) => continue,
         };
-        names.insert(format!("{name}.{TOP}"), address);
+        if let Some(address) = address {
+            names.insert(format!("{name}.{TOP}"), address);
+        }
     }
     Zone(names)
 }

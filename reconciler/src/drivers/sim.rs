@@ -386,7 +386,9 @@ impl Net for Sim {
             Some(_) => BridgeFact::Different,
         };
         let missing = world.no_network.clone();
-        let strangers = world.taps.keys().filter(|id| !desired.sandboxes.contains_key(id)).count();
+        let strange = world.taps.iter().filter(|(id, _)| !desired.sandboxes.contains_key(id));
+        let right = world.bridge.is_some();
+        let strangers = strange.map(|(id, up)| (id.clone(), TapFact { up: *up, right })).collect();
         let network = NetworkFact { missing, bridge, rules, strangers, names_routed: None };
         let tap = |up: bool| TapFact { up, right: world.bridge.is_some() };
         let taps = world.taps.iter().map(|(id, up)| (id.clone(), tap(*up))).collect();

@@ -3,7 +3,7 @@
 use banger_plan::action::Action;
 use banger_plan::actual::Actual;
 use banger_plan::desired::{Desired, Key, Life};
-use banger_plan::plan::List;
+use banger_plan::plan::{List, Plan};
 use banger_plan::status::{Failure, Failures};
 use banger_wire::agent::Phase;
 use banger_wire::api::{Problem, ProblemKind};
@@ -73,7 +73,7 @@ impl Troubles {
     }
 
     /// Drops what belongs to older generations, to things that are gone, and to sandboxes that became ready.
-    pub(super) fn settle(&mut self, desired: &Desired, actual: &Actual) {
+    pub(super) fn settle(&mut self, desired: &Desired, actual: &Actual, plan: &Plan) {
         let ready = |key: &Key| match key {
             Key::Sandbox(id) => {
                 let guest = actual.sandboxes.get(id).and_then(|fact| fact.guest.present());
@@ -82,6 +82,9 @@ impl Troubles {
             }
             Key::Network | Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => false,
         };
+        // A thing of the host that needs nothing done is in no trouble any more.
+        self.troubles
+            .retain(|key, _| matches!(key, Key::Sandbox(_)) || plan.lists.contains_key(key));
         self.troubles.retain(|key, trouble| {
             trouble.stamp == stamp(key, desired) && !(trouble.of_start && ready(key))
         });

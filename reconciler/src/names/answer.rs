@@ -97,6 +97,15 @@ pub(super) fn has_one_label(question: &[u8]) -> bool {
     (1..64).contains(&length) && question.get(HEADER + 1 + length) == Some(&0)
 }
 
+/// Whether a question is one that is handed on to nobody: whole zones, or everything about a name.
+pub(super) fn stays_here(question: &[u8]) -> bool {
+    let Ok(asked) = Message::from_vec(question) else { return true };
+    asked.metadata.op_code != OpCode::Query
+        || asked.queries.iter().any(|query| {
+            matches!(query.query_type(), RecordType::ANY | RecordType::AXFR | RecordType::IXFR)
+        })
+}
+
 /// The same question, whose name does not exist.
 pub(super) fn deny(question: &[u8]) -> Vec<u8> {
     error(question, ResponseCode::NXDomain)

@@ -2,7 +2,7 @@
 //!
 //! A guest learns the names of the sandboxes that it can reach, and everything else as far as its egress goes.
 
-use super::answer::{Answer, answer, deny, fail, has_one_label, refuse};
+use super::answer::{Answer, answer, deny, fail, has_one_label, refuse, stays_here};
 use super::upstream;
 use crate::drivers::guest::VsockGuest;
 use crate::engine::{Engine, Snapshot};
@@ -117,6 +117,7 @@ async fn reply(
         Answer::Reply(bytes) => Some(bytes),
         Answer::Nothing => None,
         Answer::Elsewhere if has_one_label(question) => Some(deny(question)),
+        Answer::Elsewhere if stays_here(question) => Some(refuse(question)),
         Answer::Elsewhere => match asks.spec.egress {
             // A name that is asked for is a message that gets out.
             Egress::None => Some(refuse(question)),

@@ -13,6 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many servers are asked.
 const SERVERS: usize = 3;
 
+/// The longest answer that fits on a guest's line, in bytes.
+const LONGEST: usize = banger_wire::frame::MAX_CHUNK - banger_wire::agent::NAMES_HEADER;
+
 /// The host's list of resolvers: `BANGER_RESOLV_CONF`, else the system's.
 fn list() -> PathBuf {
     std::env::var_os("BANGER_RESOLV_CONF").map_or_else(|| "/etc/resolv.conf".into(), PathBuf::from)
@@ -71,8 +74,11 @@ async fn ask_tcp(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
     let length = u16::try_from(question.len()).map_err(io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes()[..], question].concat()).await?;
-    let length = stream.read_u16().await?;
-    let mut said = vec![0; usize::from(length)];
+    let length = usize::from(stream.read_u16().await?);
+    if length > LONGEST {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut said = vec![0; length];
     stream.read_exact(&mut said).await?;
     Ok(said)
 }

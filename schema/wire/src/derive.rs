@@ -92,24 +92,29 @@ pub fn parse_process_mark(install: &InstallId, mark: &str) -> Option<(SandboxId,
 /// The most letters that an interface's name has.
 pub const IFNAMSIZ: usize = 15;
 
-/// The last twelve letters of an id, 60 of its bits: ids are digests, so they differ there too.
-fn tail(id: &str) -> String {
-    id[id.len() - 12..].to_lowercase()
+/// The last letters of an id, five of its bits each: ids are digests, so they differ there too.
+fn tail(id: &str, letters: usize) -> String {
+    id[id.len() - letters..].to_lowercase()
 }
 
 /// The bridge of an installation.
 pub fn bridge(install: &InstallId) -> String {
-    format!("bgb{}", tail(install.as_str()))
+    format!("bgb{}", tail(install.as_str(), 12))
+}
+
+/// What the names of all taps of an installation begin with, and nobody else's.
+pub fn tap_prefix(install: &InstallId) -> String {
+    format!("bgr{}", tail(install.as_str(), 4))
 }
 
 /// The tap of a sandbox.
-pub fn tap(sandbox: &SandboxId) -> String {
-    format!("bgr{}", tail(sandbox.as_str()))
+pub fn tap(install: &InstallId, sandbox: &SandboxId) -> String {
+    format!("{}{}", tap_prefix(install), tail(sandbox.as_str(), 8))
 }
 
 /// The firewall tables of an installation: what is routed, and what enters its bridge.
-pub fn table(install: &InstallId) -> String {
-    format!("banger_{}", tail(install.as_str()))
+pub fn table(uid: u32, install: &InstallId) -> String {
+    format!("banger_{uid}_{}", tail(install.as_str(), 12))
 }
 
 /// The alias of a bridge (no sandbox) or a tap: without it an interface of that name is not ours.
@@ -153,8 +158,8 @@ mod tests {
     #[test]
     fn network_names_fit_and_lead_back() {
         let (install, sandbox) = (InstallId::from_bits(u128::MAX), SandboxId::from_bits(0xabcdef));
-        assert_eq!(tap(&sandbox), "bgr0000000aqkff");
-        assert!(bridge(&install).len() <= IFNAMSIZ && tap(&sandbox).len() <= IFNAMSIZ);
+        assert_eq!(tap(&install, &sandbox), "bgrzzzz000aqkff");
+        assert!(bridge(&install).len() <= IFNAMSIZ && tap(&install, &sandbox).len() <= IFNAMSIZ);
         assert_eq!(show_mac(mac(&sandbox)), "02:00:00:ab:cd:ef");
         let text = alias(7, &install, Some(&sandbox));
         assert_eq!(parse_tap_alias(7, &install, &text), Some(sandbox));

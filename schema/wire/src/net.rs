@@ -4,9 +4,10 @@ use crate::id::{IdError, SandboxId};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
-/// One of the subnets that banger may use, by its place in a fixed list: 0 to 15. Each is a /20 in `10.0.0.0/8`.
+/// One of the subnets that banger may use, by its place in a fixed list: 0 to 15. Each is a /20.
 ///
-/// The list stays clear of what Docker, Kubernetes, libvirt, Lima and common routers choose.
+/// The list stays clear of what Docker, Kubernetes, libvirt, Lima and common routers choose first, and is spread over
+/// three private ranges: a tunnel may have a route to the whole of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Subnet(u8);
@@ -16,8 +17,8 @@ impl Subnet {
     pub const PREFIX: u8 = 20;
     /// How many there are.
     pub const COUNT: u8 = 16;
-    /// The second byte of the subnets' addresses: four subnets for each.
-    const SECOND: [u8; 4] = [213, 187, 151, 59];
+    /// The first two bytes of the subnets' addresses: four subnets for each.
+    const NETWORKS: [[u8; 2]; 4] = [[10, 213], [10, 59], [172, 29], [198, 19]];
 
     /// Checks and wraps a place in the list.
     ///
@@ -38,8 +39,8 @@ impl Subnet {
 
     /// Its first address.
     pub fn base(self) -> Ipv4Addr {
-        let second = Self::SECOND[usize::from(self.0 / 4)];
-        Ipv4Addr::new(10, second, 64 * (self.0 % 4), 0)
+        let [first, second] = Self::NETWORKS[usize::from(self.0 / 4)];
+        Ipv4Addr::new(first, second, 64 * (self.0 % 4), 0)
     }
 
     /// The host's own address in it, which is the guests' gateway.
@@ -149,7 +150,8 @@ impl std::fmt::Display for Egress {
     }
 }
 
-/// What the host enforces for its sandboxes: the whole of it, so that it can be replaced in one step.
+/// What the host enforces for its sandboxes: the whole of it, so that it can be replaced in one step. A port that it
+/// does not name passes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
@@ -186,7 +188,7 @@ mod tests {
             assert!(subnet.overlaps(last, 32) && subnet.overlaps(subnet.gateway(), 32));
         }
         assert_eq!(all[0].to_string(), "10.213.0.0/20");
-        assert_eq!(all[15].to_string(), "10.59.192.0/20");
+        assert_eq!(all[15].to_string(), "198.19.192.0/20");
     }
 
     #[test]

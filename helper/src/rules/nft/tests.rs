@@ -20,19 +20,20 @@ fn the_text_holds_numbers_and_derived_names_only() {
         ],
     };
     let near = Route { base: [9, 9, 9, 0].into(), prefix: 24, on_link: true, interface: 0 };
-    let text = render(&install, subnet, &policy, &BTreeSet::from([near]));
+    let text = render("banger_0_x", &install, subnet, &policy, &BTreeSet::from([near]));
     for wanted in [
         "set open { type ipv4_addr; elements = { 10.213.0.3, 10.213.0.5 }; }",
         "set host { type ipv4_addr; elements = { 10.213.0.5 }; }",
         "set public { type ipv4_addr; elements = { 10.213.0.2 }; }",
         "set group0 { type ipv4_addr; elements = { 10.213.0.2, 10.213.0.3 }; }",
-        "\"bgr000000000003\" . 02:00:00:00:00:03 . 10.213.0.4",
+        "\"bgr000900000003\" . 02:00:00:00:00:03 . 10.213.0.4",
+        "iifname \"bgr0009*\" drop",
         "9.9.9.0/24",
         "ip saddr 10.213.0.0/20 oifname != \"bgb000000000009\" masquerade",
     ] {
         assert!(text.contains(wanted), "{wanted} is not in\n{text}");
     }
-    assert!(!render(&install, subnet, &Policy::default(), &BTreeSet::new()).contains("{  }"));
+    assert!(!render("t", &install, subnet, &Policy::default(), &BTreeSet::new()).contains("{  }"));
 }
 
 #[test]

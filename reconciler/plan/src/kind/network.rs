@@ -23,7 +23,7 @@ pub(crate) fn plan_network(desired: &Desired, actual: &Actual) -> List {
     };
     let Some(subnet) = desired.subnet.filter(|_| fact.missing.is_none()) else { return list };
     let in_use = desired.sandboxes.values().any(DesiredSandbox::runs)
-        || fact.strangers > 0
+        || !fact.strangers.is_empty()
         || actual.sandboxes.values().any(|sandbox| !sandbox.tap.is_absent());
     if !in_use {
         if fact.bridge != BridgeFact::Absent {
@@ -34,9 +34,18 @@ pub(crate) fn plan_network(desired: &Desired, actual: &Actual) -> List {
         }
         return list;
     }
+    if !fact.rules.enforced() {
+        // At once, and whatever else the sandboxes have to do or to wait for.
+        let own = actual.sandboxes.iter().filter_map(|(id, s)| Some((id, s.tap.present()?)));
+        for (sandbox, _) in own.chain(&fact.strangers).filter(|(_, tap)| tap.up) {
+            let sandbox = sandbox.clone();
+            list.push(Action::CutTap { sandbox }, "the rules are not enforced");
+        }
+    }
     let why = match fact.rules {
         RulesFact::Absent => Some("not there"),
         RulesFact::Altered => Some("somebody changed them"),
+        RulesFact::Unreadable => Some("they cannot be read"),
         RulesFact::Older => Some("what is wanted changed (live)"),
         RulesFact::Current => None,
     };

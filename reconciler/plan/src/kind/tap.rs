@@ -1,8 +1,8 @@
-//! A sandbox's port on the bridge. It passes frames only while the rules are enforced.
+//! A sandbox's port on the bridge. It is opened behind rules only, and closed with all others when they are gone.
 
 use super::{View, network};
 use crate::action::Action;
-use crate::actual::{BridgeFact, RulesFact};
+use crate::actual::BridgeFact;
 use crate::boot::Nic;
 use crate::plan::List;
 
@@ -14,15 +14,13 @@ fn needed(view: &View<'_>) -> bool {
 }
 
 pub(super) fn plan_removal(view: &View<'_>, list: &mut List) {
-    let Some(tap) = view.fact.tap.present() else { return };
+    if view.fact.tap.is_absent() {
+        return;
+    }
     let sandbox = view.desired.id.clone();
     let undecided = view.verdict.nic.is_none() && view.desired.runs();
     if !needed(view) && !undecided {
-        return list.push(Action::RemoveTap { sandbox }, "not needed now");
-    }
-    let rules = view.actual.network.present().map(|network| network.rules);
-    if tap.up && rules.is_some_and(|rules: RulesFact| !rules.enforced()) {
-        list.push(Action::CutTap { sandbox }, "the rules are not enforced");
+        list.push(Action::RemoveTap { sandbox }, "not needed now");
     }
 }
 

@@ -19,15 +19,18 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use tokio::sync::OnceCell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The bridge of an installation.
 pub(super) struct Bridge {
     install: InstallId,
     uid: u32,
     helper: Option<Helper>,
-    /// What the host lacks; it is asked once.
-    missing: OnceCell<Option<String>>,
+    /// Set once it was seen that the host lacks nothing.
+    complete: OnceLock<()>,
+    /// Set once the host's resolver did not take our names: it is left alone then.
+    unroutable: AtomicBool,
 }
 
 /// An interface, as far as it matters here.
@@ -46,22 +49,29 @@ type Taps = Result<BTreeMap<SandboxId, TapFact>, String>;
 impl Bridge {
     pub(super) fn new(install: InstallId, helper: Option<Helper>) -> Self {
         let uid = nix::unistd::geteuid().as_raw();
-        Self { install, uid, helper, missing: OnceCell::new() }
+        Self { install, uid, helper, complete: OnceLock::new(), unroutable: AtomicBool::new(false) }
     }
 
     pub(super) async fn change(&self, change: NetChange) -> Result<Outcome, Fault> {
         let Some(helper) = self.helper.clone() else {
             return Err(Fault::host("the network cannot be changed without the root helper"));
         };
+        let names = change == NetChange::RouteNames;
         // The helper runs other programs: a thread waits for it.
         let asked = tokio::task::spawn_blocking(move || helper.network(&change)).await;
-        asked.map_err(|error| Fault::host(format!("asking the helper: {error}")))?
+        let outcome = asked.map_err(|error| Fault::host(format!("asking the helper: {error}")))?;
+        if let (Err(fault), true) = (&outcome, names) {
+            // Sandboxes run as well without names on the host.
+            tracing::warn!("names are not routed: {}", fault.problem().message);
+            self.unroutable.store(true, Ordering::Relaxed);
+            return Ok(Outcome::Unchanged);
+        }
+        outcome
     }
 
     pub(super) async fn observe(&self, desired: &Desired) -> (Seen<NetworkFact>, Taps) {
-        let missing = self.missing.get_or_try_init(|| async { self.support() }).await;
-        let missing = match missing {
-            Ok(missing) => missing.clone(),
+        let missing = match self.support() {
+            Ok(missing) => missing,
             Err(fault) => {
                 let why = fault.problem().message;
                 return (Seen::Unknown(why.clone()), Err(why));
@@ -78,11 +88,17 @@ impl Bridge {
 
     /// What the host lacks.
     fn support(&self) -> Result<Option<String>, Fault> {
+        if self.complete.get().is_some() {
+            return Ok(None);
+        }
         let Some(helper) = &self.helper else {
             return Ok(Some("banger does not run as root and has no helper".to_string()));
         };
         Ok(match helper.probe()?.network {
-            NetworkSupport::Full => None,
+            NetworkSupport::Full => {
+                self.complete.get_or_init(|| ());
+                None
+            }
             NetworkSupport::NoNft => Some("nft is not installed: apt install nftables".into()),
             NetworkSupport::NoTun => Some("there is no /dev/net/tun".into()),
             NetworkSupport::NoRight => Some("the helper may not change the network".into()),
@@ -96,7 +112,8 @@ impl Bridge {
     ) -> Result<(NetworkFact, BTreeMap<SandboxId, TapFact>), Fault> {
         if missing.is_some() {
             let (bridge, rules) = (BridgeFact::Absent, RulesFact::Absent);
-            let network = NetworkFact { missing, bridge, rules, strangers: 0, names_routed: None };
+            let strangers = BTreeMap::new();
+            let network = NetworkFact { missing, bridge, rules, strangers, names_routed: None };
             return Ok((network, BTreeMap::new()));
         }
         let netlink = connect()?;
@@ -107,6 +124,7 @@ impl Bridge {
             None => BridgeFact::Absent,
             Some(bridge) => {
                 let right = bridge.up
+                    && forwards()
                     && bridge.alias == derive::alias(self.uid, &self.install, None)
                     && match desired.subnet {
                         Some(subnet) => {
@@ -121,12 +139,18 @@ impl Bridge {
             let sandbox = derive::parse_tap_alias(self.uid, &self.install, &interface.alias)?;
             let right = found.is_some_and(|bridge| interface.master == bridge.index)
                 && interface.isolated
-                && interface.name == derive::tap(&sandbox);
+                && interface.name == derive::tap(&self.install, &sandbox);
             Some((sandbox, TapFact { up: interface.up, right }))
         });
         let taps: BTreeMap<SandboxId, TapFact> = taps.collect();
-        let strangers = taps.keys().filter(|id| !desired.sandboxes.contains_key(id)).count();
-        let (rules, names_routed) = self.rules(desired).await?;
+        let strangers = taps.iter().filter(|(id, _)| !desired.sandboxes.contains_key(id));
+        let strangers = strangers.map(|(id, tap)| (id.clone(), *tap)).collect();
+        // What cannot be read is not enforced: ports are closed, and can still be removed.
+        let (rules, names_routed) = self.rules(desired).await.unwrap_or_else(|fault| {
+            tracing::warn!("the rules cannot be read: {}", fault.problem().message);
+            (RulesFact::Unreadable, None)
+        });
+        let names_routed = names_routed.filter(|_| !self.unroutable.load(Ordering::Relaxed));
         let network = NetworkFact { missing, bridge, rules, strangers, names_routed };
         Ok((network, taps))
     }
@@ -148,6 +172,12 @@ impl Bridge {
         };
         Ok((rules, names_routed))
     }
+}
+
+/// Whether the host passes packets on.
+fn forwards() -> bool {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
+    text.trim() == "1"
 }
 
 /// Opens netlink in the network namespace of this process.
