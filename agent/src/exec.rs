@@ -113,7 +113,7 @@ fn start(exec: &Exec, state: &State) -> Result<(Child, Streams), String> {
         let outputs = vec![(Kind::Stdout, stdout), (Kind::Stderr, stderr)];
         return Ok((child, Streams { stdin, outputs, terminal: None }));
     };
-    let (master, slave) = open_terminal().map_err(|error| format!("no terminal: {error}"))?;
+    let (master, slave) = open_terminal(&user).map_err(|error| format!("no terminal: {error}"))?;
     sys::set_window(master.as_fd(), tty.rows, tty.cols).map_err(|error| error.to_string())?;
     let clone = |file: &std::fs::File| file.try_clone().map_err(|error| error.to_string());
     command.stdin(clone(&slave)?).stdout(clone(&slave)?).stderr(slave);
@@ -125,8 +125,8 @@ fn start(exec: &Exec, state: &State) -> Result<(Child, Streams), String> {
     Ok((child, Streams { stdin, outputs: vec![(Kind::Stdout, output)], terminal: Some(master) }))
 }
 
-/// Both ends of a new terminal: ours and the command's.
-pub(crate) fn open_terminal() -> nix::Result<(std::fs::File, std::fs::File)> {
+/// Both ends of a new terminal: ours and the command's, which is its user's.
+pub(crate) fn open_terminal(user: &users::User) -> nix::Result<(std::fs::File, std::fs::File)> {
     use nix::fcntl::OFlag;
     let master: PtyMaster = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
     grantpt(&master)?;
@@ -137,6 +137,8 @@ pub(crate) fn open_terminal() -> nix::Result<(std::fs::File, std::fs::File)> {
         .write(true)
         .open(name)
         .map_err(|error| nix::Error::from_raw(error.raw_os_error().unwrap_or(0)))?;
+    // The user's to open again, as `screen` and others do.
+    nix::unistd::fchown(&slave, Some(user.uid.into()), Some(user.gid.into()))?;
     Ok((std::fs::File::from(std::os::fd::OwnedFd::from(master)), slave))
 }
 

@@ -109,6 +109,9 @@ fn link_header(family: u8, index: u32, flags: u32, change: u32) -> Bytes {
     Bytes(bytes)
 }
 
+/// Answers: the type and the payload of each.
+type Answers = Vec<(u16, Vec<u8>)>;
+
 /// A socket to the kernel.
 pub(crate) struct Netlink(OwnedFd);
 
@@ -129,7 +132,7 @@ impl Netlink {
     }
 
     /// Sends one message and takes every answer up to its end: type and payload.
-    fn ask(&self, kind: u16, flags: u16, payload: &Bytes) -> io::Result<Vec<(u16, Vec<u8>)>> {
+    fn ask(&self, kind: u16, flags: u16, payload: &Bytes) -> io::Result<Answers> {
         for _ in 0..TRIES {
             if let Some(answers) = self.ask_once(kind, flags, payload)? {
                 return Ok(answers);
@@ -139,12 +142,7 @@ impl Netlink {
     }
 
     /// As [`Netlink::ask`]; `None` when the list that was told changed meanwhile.
-    fn ask_once(
-        &self,
-        kind: u16,
-        flags: u16,
-        payload: &Bytes,
-    ) -> io::Result<Option<Vec<(u16, Vec<u8>)>>> {
+    fn ask_once(&self, kind: u16, flags: u16, payload: &Bytes) -> io::Result<Option<Answers>> {
         let length = u32::try_from(payload.0.len() + 16).expect("messages are short");
         let mut message = length.to_ne_bytes().to_vec();
         message.extend_from_slice(&kind.to_ne_bytes());

@@ -75,9 +75,10 @@ impl Folders {
     pub fn socket(&self) -> PathBuf {
         self.run.join(banger_wire::derive::SOCKET)
     }
-    /// The file that the one daemon holds a lock on.
+    /// The file that the one daemon holds a lock on. It is beside the database: there is one daemon for each, whatever
+    /// its run folder is.
     pub fn lock(&self) -> PathBuf {
-        self.run.join("bangerd.lock")
+        self.state.join("bangerd.lock")
     }
     /// Kernels: `recipes/<recipe>.json` and `<content>/`.
     pub fn kernels(&self) -> PathBuf {

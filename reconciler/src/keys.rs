@@ -57,7 +57,9 @@ impl Keys {
         let key = key(&derive(&secret, CLIENT, ""));
         let text = key.to_openssh(LineEnding::LF).map_err(unusable)?;
         let path = folder.join(SSH_KEY);
-        if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+        let closed =
+            std::fs::metadata(&path).is_ok_and(|meta| meta.permissions().mode() & 0o077 == 0);
+        if !closed || std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
             write_private(&path, text.as_bytes())?;
         }
         let client = key.public_key().to_openssh().map_err(unusable)?;

@@ -2,7 +2,7 @@
 
 use super::home::{Home, NET_IMAGE, can_run};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 const HOSTILE: &str = "Host *\n  ForwardAgent yes\n  ForwardX11 yes\n  StrictHostKeyChecking no\n  \
     UserKnownHostsFile /dev/null\n  ProxyCommand false\n  User nobody\n  IdentityAgent /nowhere\n  \
     IdentitiesOnly no\n  PasswordAuthentication yes\n  HostKeyAlgorithms ssh-rsa\n  PermitLocalCommand yes\n  \
-    LocalCommand touch HOME/pwned\n  UpdateHostKeys yes\n  Tunnel yes\n";
+    LocalCommand touch HOME/pwned\n  UpdateHostKeys yes\n  Tunnel yes\n  ControlMaster auto\n  \
+    ControlPath HOME/master\n  ProxyUseFdpass yes\n  SendEnv SECRET_*\n";
 
 struct Lab {
     home: Home,
@@ -83,7 +84,13 @@ fn the_systems_ssh_scp_and_rsync_reach_a_sandbox_by_name() {
     let hostile = HOSTILE.replace("HOME", &home.path().display().to_string());
     fs::write(&config, &hostile).expect("writes");
     let lab = Lab { config: config.display().to_string(), home };
-    lab.ok(lab.home.command(&["ssh-config"]).env("HOME", lab.home.path()));
+    let said =
+        lab.home.command(&["ssh-config"]).env("HOME", lab.home.path()).output().expect("runs");
+    let hints = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(
+        said.status.success() && hints.contains("sendenv SECRET_*"),
+        "what cannot be undone is said: {hints}"
+    );
     assert!(fs::read_to_string(&config).expect("reads").starts_with("Include "));
 
     settings(&lab);
@@ -118,6 +125,8 @@ fn settings(lab: &Lab) {
         "updatehostkeys false",
         "hostkeyalgorithms ssh-ed25519",
         "tunnel false",
+        "controlmaster false",
+        "proxyusefdpass no",
         "user root",
     ] {
         assert!(said.lines().any(|line| line == wanted), "{wanted} is not in {said}");
@@ -155,7 +164,7 @@ fn commands(lab: &Lab) {
 /// Input that a command does not read holds nothing up and takes no memory; what it does read is exact.
 fn slow_readers(lab: &Lab) {
     let bytes: Vec<u8> =
-        (0..24u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        (0..32u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let input = lab.home.path().join("input");
     fs::write(&input, &bytes).expect("writes");
     let sum = Command::new("sha256sum").arg(&input).output().expect("runs").stdout;
@@ -165,23 +174,63 @@ fn slow_readers(lab: &Lab) {
     assert!(said.starts_with(&sum), "{said}");
     let echo = lab.ssh().args(["web.vm", "cat"]).stdin(file()).output().expect("runs");
     assert!(echo.status.success() && echo.stdout == bytes, "{} bytes came back", echo.stdout.len());
-    // One that never reads: another session is served meanwhile, and the first ends when it does.
-    let mut never = lab.ssh().args(["web.vm", "sleep 3"]).stdin(file()).spawn().expect("runs");
+    // One that never reads, and another session of the same connection: it is served meanwhile, and neither takes
+    // memory for what waits.
+    let master = lab.home.path().join("m").display().to_string();
+    let mut held = lab
+        .ssh()
+        .args(["-o", "ControlMaster=yes", "-S", &master, "-N", "web.vm"])
+        .spawn()
+        .expect("runs");
+    lab.home.wait("the connection", Duration::from_secs(20), |_| Path::new(&master).exists());
+    let shared = || {
+        let mut command = lab.ssh();
+        command.args(["-S", &master, "web.vm"]);
+        command
+    };
+    let mut never = shared().arg("sleep 20").stdin(file()).spawn().expect("runs");
+    std::thread::sleep(Duration::from_secs(6));
     let start = Instant::now();
-    assert_eq!(lab.ok(lab.ssh().args(["web.vm", "echo here"])), "here\n");
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-    assert!(never.wait().expect("ends").success());
-    let memory = lab.home.ok(&[
-        "vm",
-        "exec",
-        "web",
-        "--",
-        "sh",
-        "-c",
-        "grep -h VmHWM /proc/[0-9]*/status | sort -k2n | tail -1",
-    ]);
+    let peak = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q 'exe ssh' && grep VmHWM $p/status; done \
+                | sort -k2n | tail -1";
+    let memory = lab.ok(shared().arg(peak));
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
     let kib: u64 = memory.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
-    assert!(kib < 64 << 10, "no process of the guest took more than 64 MiB: {memory}");
+    assert!(kib < 20 << 10, "32 MiB wait, and not in memory: {memory}");
+    assert!(never.wait().expect("ends").success());
+    held.kill().expect("kills");
+    held.wait().expect("ends");
+    hang_ups(lab);
+}
+
+/// A client that goes is a hang-up: what handles it may do so, and nothing of the connection stays.
+fn hang_ups(lab: &Lab) {
+    let line = "trap 'sleep 1; echo hung up > /root/hup; exit' HUP; echo ready; while :; do sleep 0.2; done";
+    for terminal in ["-T", "-tt"] {
+        let mut gone = lab
+            .ssh()
+            .args([terminal, "web.vm", line])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("runs");
+        let mut ready = [0; 5];
+        gone.stdout.take().expect("piped").read_exact(&mut ready).expect("runs");
+        gone.kill().expect("kills");
+        gone.wait().expect("ends");
+        lab.home.wait("the hang-up", Duration::from_secs(20), |home| {
+            home.banger(&["vm", "exec", "web", "--", "rm", "/root/hup"]).code == 0
+        });
+    }
+    let left = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep 'exe ssh'; done; true";
+    lab.home.wait("no server is left", Duration::from_secs(20), |home| {
+        home.ok(&["vm", "exec", "web", "--", "sh", "-c", left]).is_empty()
+    });
+    // All of a terminal's last words arrive, however slowly they are taken.
+    let slow = format!(
+        "ssh -F {} -tt web.vm 'seq 100000; echo the end' | (sleep 3; tail -n 1)",
+        lab.config
+    );
+    assert_eq!(lab.ok(lab.command("bash").args(["-c", &slow])).trim(), "the end");
 }
 
 fn files(lab: &Lab) {

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// The most that one packet carries.
@@ -84,7 +85,7 @@ pub(super) async fn listen_tcp(
                 let (ip, port) = (peer.ip().to_string(), u32::from(peer.port()));
                 let opened = session.channel_open_forwarded_tcpip(address, bound, ip, port).await;
                 if let Ok(channel) = opened {
-                    shared.spawn(channel.id(), carry(channel, stream));
+                    shared.spawn_forward(carry(channel, stream));
                 }
             });
         }
@@ -95,17 +96,19 @@ pub(super) async fn listen_tcp(
 /// From a socket in the guest to the client.
 pub(super) fn listen_unix(
     path: &str,
+    owner: (u32, u32),
     session: Handle,
     shared: Arc<Shared>,
 ) -> io::Result<AbortHandle> {
     let listener = UnixListener::bind(path)?;
     let socket = Socket(path.to_string());
+    std::os::unix::fs::lchown(path, Some(owner.0), Some(owner.1))?;
     let task = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (session, shared, path) = (session.clone(), shared.clone(), socket.0.clone());
             tokio::spawn(async move {
                 if let Ok(channel) = session.channel_open_forwarded_streamlocal(path).await {
-                    shared.spawn(channel.id(), carry(channel, stream));
+                    shared.spawn_forward(carry(channel, stream));
                 }
             });
         }
@@ -122,28 +125,40 @@ impl Drop for Socket {
     }
 }
 
-/// Both ways, each until its end; then the channel is closed.
+/// Both ways, each until its end; then the channel is closed. A client that closes it has sent all that it will: what
+/// is on its way still arrives, and nothing is waited for any more.
 async fn carry<S: AsyncRead + AsyncWrite>(channel: Channel<Msg>, stream: S) {
     let (mut reader, writer) = channel.split();
     let (mut from, mut to) = tokio::io::split(stream);
-    let spool = Spool::default();
+    let (spool, closed) = (Spool::default(), Notify::new());
     let fill = async {
+        let mut open = true;
         while let Some(message) = reader.wait().await {
             if let ChannelMsg::Data { data } = &message {
-                spool.push(data)?;
+                open = open && spool.push(data).is_ok();
             }
-            if matches!(message, ChannelMsg::Eof | ChannelMsg::Close) {
-                break;
+            if matches!(message, ChannelMsg::Eof) {
+                spool.end();
             }
         }
         spool.end();
-        Ok::<(), io::Error>(())
+        closed.notify_one();
     };
     let inward = async {
-        while let Some(bytes) = spool.pop().await? {
-            to.write_all(&bytes).await?;
+        loop {
+            match spool.pop().await {
+                Ok(Some(bytes)) if to.write_all(&bytes).await.is_ok() => {}
+                Ok(Some(_)) => break,
+                Ok(None) => {
+                    let _ = to.shutdown().await;
+                    break;
+                }
+                Err(error) => {
+                    eprintln!("banger-agent: ssh: a forwarded stream was broken off: {error}");
+                    break;
+                }
+            }
         }
-        to.shutdown().await
     };
     let outward = async {
         let mut chunk = vec![0; CHUNK];
@@ -153,9 +168,17 @@ async fn carry<S: AsyncRead + AsyncWrite>(channel: Channel<Msg>, stream: S) {
             }
         }
         let _ = writer.eof().await;
-        Ok::<(), io::Error>(())
     };
-    // A stream that breaks is the business of its two ends.
-    let _ = tokio::try_join!(fill, inward, outward);
+    let outward = async {
+        tokio::select! {
+            () = outward => {}
+            () = closed.notified() => {}
+        }
+    };
+    // The channel is over when both directions are; a reader that waits for its close must not hold that up.
+    tokio::select! {
+        _ = async { tokio::join!(inward, outward) } => {}
+        () = async { fill.await; std::future::pending().await } => {}
+    }
     let _ = writer.close().await;
 }

@@ -37,6 +37,7 @@ struct Everything {
     processes: HashMap<ChannelId, Process>,
     tasks: HashMap<ChannelId, AbortHandle>,
     listeners: HashMap<Listen, AbortHandle>,
+    forwards: Vec<AbortHandle>,
 }
 
 impl Shared {
@@ -61,6 +62,13 @@ impl Shared {
         running.tasks.insert(id, handle.abort_handle());
     }
 
+    /// Runs the task of a forwarded stream: it sees the close of its channel by itself.
+    pub(super) fn spawn_forward(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut running = self.lock();
+        running.forwards.retain(|forward| !forward.is_finished());
+        running.forwards.push(tokio::spawn(task).abort_handle());
+    }
+
     /// The client closed a channel: nothing else tells a task that waits for its window.
     fn close(&self, id: ChannelId) {
         let mut running = self.lock();
@@ -78,10 +86,10 @@ impl Shared {
         for (_, process) in running.processes.drain() {
             process.signal(Signal::HUP);
         }
-        let Everything { tasks, listeners, .. } = &mut *running;
-        for task in
-            tasks.drain().map(|(_, task)| task).chain(listeners.drain().map(|(_, task)| task))
-        {
+        let Everything { tasks, listeners, forwards, .. } = &mut *running;
+        let tasks = tasks.drain().map(|(_, task)| task);
+        let listeners = listeners.drain().map(|(_, task)| task);
+        for task in tasks.chain(listeners).chain(forwards.drain(..)) {
             task.abort();
         }
     }
@@ -119,8 +127,10 @@ impl Server {
     fn start(&mut self, id: ChannelId, what: What, session: &mut Session) -> Outcome<()> {
         let Some(wanted) = self.wanted.get_mut(&id) else { return session.channel_failure(id) };
         // A session is for one thing.
-        let Some(channel) = wanted.channel.take() else { return session.channel_failure(id) };
-        let (env, terminal) = (std::mem::take(&mut wanted.env), wanted.terminal.take());
+        let Wanted { channel: Some(channel), env, terminal } = std::mem::take(wanted) else {
+            return session.channel_failure(id);
+        };
+        self.wanted.remove(&id);
         match process::start(&self.identity, &self.user, what, env, terminal) {
             Ok((process, running)) => {
                 session.channel_success(id)?;
@@ -276,8 +286,8 @@ impl Handler for Server {
         answer: ChannelOpenHandle,
         _: &mut Session,
     ) -> Outcome<()> {
-        let (id, host) = (channel.id(), host.to_string());
-        self.shared.spawn(id, forward::to_tcp(channel, host, port, answer));
+        let host = host.to_string();
+        self.shared.spawn_forward(forward::to_tcp(channel, host, port, answer));
         Ok(())
     }
 
@@ -288,8 +298,8 @@ impl Handler for Server {
         answer: ChannelOpenHandle,
         _: &mut Session,
     ) -> Outcome<()> {
-        let (id, path) = (channel.id(), path.to_string());
-        self.shared.spawn(id, forward::to_unix(channel, path, answer));
+        let path = path.to_string();
+        self.shared.spawn_forward(forward::to_unix(channel, path, answer));
         Ok(())
     }
 
@@ -318,7 +328,9 @@ impl Handler for Server {
     }
 
     async fn streamlocal_forward(&mut self, path: &str, session: &mut Session) -> Outcome<bool> {
-        let Ok(task) = forward::listen_unix(path, session.handle(), self.shared.clone()) else {
+        let Ok(user) = crate::users::find(Some(&self.user)) else { return Ok(false) };
+        let (handle, shared) = (session.handle(), self.shared.clone());
+        let Ok(task) = forward::listen_unix(path, (user.uid, user.gid), handle, shared) else {
             return Ok(false);
         };
         self.shared.lock().listeners.insert(Listen::Unix(path.to_string()), task);

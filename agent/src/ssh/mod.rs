@@ -18,8 +18,8 @@ use banger_wire::stream::{Reader, send_message as reply};
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{PrivateKey, PublicKey};
 use russh::{MethodKind, MethodSet, Preferred, cipher, compression, kex};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown};
+use std::io::Read;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -100,6 +100,8 @@ pub(crate) async fn listen(state: State) {
             continue;
         };
         let _ = stream.set_nodelay(true);
+        // A peer that is gone is noticed by the kernel; one that is only asleep is left alone.
+        let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
         let started = stream.into_std().and_then(|stream| start(stream.into(), &identity));
         match started {
             Ok(mut server) => {
@@ -115,7 +117,12 @@ pub(crate) async fn listen(state: State) {
 
 /// Starts the process for one connection. What it has to know comes over its standard output, before it says a word.
 fn start(connection: OwnedFd, identity: &Identity) -> std::io::Result<Child> {
-    let (mut ours, theirs) = UnixStream::pair()?;
+    let (ours, theirs) = tokio::net::UnixStream::pair()?;
+    let theirs = theirs.into_std()?;
+    theirs.set_nonblocking(false)?;
+    // What is run once is not its business.
+    let told = Identity { provision: Vec::new(), command: Vec::new(), ..identity.clone() };
+    let told = serde_json::to_vec(&told)?;
     let child = Command::new("/proc/self/exe")
         .arg(SERVE)
         .env_clear()
@@ -123,9 +130,12 @@ fn start(connection: OwnedFd, identity: &Identity) -> std::io::Result<Child> {
         .stdin(Stdio::from(connection))
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .spawn()?;
-    // It fits into the socket's buffer many times over.
-    ours.write_all(&serde_json::to_vec(identity)?)?;
-    ours.shutdown(Shutdown::Write)?;
+    tokio::spawn(async move {
+        let mut ours = ours;
+        // A process that ended meanwhile needs no telling.
+        let _ = ours.write_all(&told).await;
+        let _ = ours.shutdown().await;
+    });
     Ok(child)
 }
 
@@ -157,8 +167,6 @@ async fn serve(socket: OwnedFd, identity: Identity) -> Result<(), Error> {
         max_auth_attempts: 20,
         keys: vec![PrivateKey::from(Ed25519Keypair::from_seed(&seed(&keys.host_key)?))],
         inactivity_timeout: None,
-        keepalive_interval: Some(Duration::from_secs(30)),
-        keepalive_max: 3,
         window_size: WINDOW,
         // Readers never wait ([`spool`]), so this is only what one turn of the loop can bring.
         channel_buffer_size: 4096,

@@ -92,7 +92,7 @@ pub(super) fn start(
     let mut command = exec::command(identity, &request, &user, request.tty.is_some());
     let mut terminal = None;
     if let Some(tty) = &request.tty {
-        let (master, slave) = exec::open_terminal().map_err(|error| error.to_string())?;
+        let (master, slave) = exec::open_terminal(&user).map_err(|error| error.to_string())?;
         sys::set_window(master.as_fd(), tty.rows, tty.cols).map_err(|error| error.to_string())?;
         let clone = || slave.try_clone().map_err(|error| error.to_string());
         command.stdin(clone()?).stdout(clone()?).stderr(slave);
@@ -100,6 +100,8 @@ pub(super) fn start(
     } else {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     }
+    // A session that is left gets a hang-up, as from a terminal, and may take its time: it is not killed.
+    command.kill_on_drop(false);
     let child = command.spawn().map_err(|error| format!("{}: {error}", request.argv[0]))?;
     // The command keeps the terminal's other end; it closes with it.
     drop(command);
@@ -116,12 +118,61 @@ impl Running {
             Some(terminal) => on_terminal(&mut self.child, terminal, reader, &writer).await,
             None => on_pipes(&mut self.child, reader, &writer).await,
         };
-        if let Ok(status) = status {
-            report(status, &writer, &session).await;
+        match status {
+            Ok(status) => report(status, &writer, &session).await,
+            // Without a status the client says that it failed, which is so.
+            Err(error) => {
+                let words = format!("banger: the command's input could not be kept: {error}\r\n");
+                let _ = writer.extended_data(1, words.as_bytes()).await;
+            }
         }
         let _ = writer.eof().await;
         let _ = writer.close().await;
     }
+}
+
+/// The task that feeds a command, which goes with whoever waits for the command.
+struct Feed(Option<tokio::task::JoinHandle<io::Result<()>>>);
+
+impl Feed {
+    fn start(
+        reader: ChannelReadHalf,
+        to: impl AsyncWrite + Unpin + Send + 'static,
+        terminal: bool,
+    ) -> Self {
+        Self(Some(tokio::spawn(feed(reader, to, terminal))))
+    }
+
+    /// Returns only to say that input was lost.
+    async fn lost(&mut self) -> io::Error {
+        if let Some(task) = &mut self.0 {
+            let outcome = task.await;
+            // It is asked once only: a task that is done has nothing more to say.
+            self.0 = None;
+            if let Ok(Err(error)) = outcome {
+                return error;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// Ends a command that must not go on with half of its input.
+async fn give_up(child: &mut Child, error: io::Error) -> io::Result<ExitStatus> {
+    let number = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(group) = number {
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+    child.wait().await?;
+    Err(error)
 }
 
 async fn on_pipes(
@@ -133,42 +184,61 @@ async fn on_pipes(
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
         return Err(io::ErrorKind::BrokenPipe.into());
     };
-    let input = tokio::spawn(feed(reader, stdin, false));
-    let (_, _, status) =
-        tokio::join!(drain(stdout, writer, None), drain(stderr, writer, Some(1)), child.wait());
-    input.abort();
-    status
+    let mut input = Feed::start(reader, stdin, false);
+    let lost = tokio::select! {
+        (_, _, status) = async {
+            tokio::join!(drain(stdout, writer, None), drain(stderr, writer, Some(1)), child.wait())
+        } => return status,
+        lost = input.lost() => lost,
+    };
+    give_up(child, lost).await
 }
 
 async fn on_terminal(
     child: &mut Child,
-    terminal: Stream,
+    mut terminal: Stream,
     reader: ChannelReadHalf,
     writer: &ChannelWriteHalf<Msg>,
 ) -> io::Result<ExitStatus> {
-    let input = tokio::spawn(feed(reader, terminal.clone(), true));
-    // The output ends when nobody has the terminal open any more; a child in the background may keep it.
-    let mut output = std::pin::pin!(drain(terminal, writer, None));
-    let status = tokio::select! {
-        () = &mut output => child.wait().await,
-        status = child.wait() => {
-            let _ = tokio::time::timeout(LAST_WORDS, output).await;
-            status
+    let mut input = Feed::start(reader, terminal.clone(), true);
+    let mut chunk = vec![0; CHUNK];
+    let mut ended = None;
+    loop {
+        // The output ends when nobody has the terminal open any more; a child in the background may keep it. Only
+        // silence is limited: a client may take what is there as slowly as it likes.
+        let silence = if ended.is_some() { LAST_WORDS } else { Duration::MAX };
+        tokio::select! {
+            status = child.wait(), if ended.is_none() => ended = Some(status?),
+            read = tokio::time::timeout(silence, terminal.read(&mut chunk)) => match read {
+                Ok(Ok(count @ 1..)) => {
+                    if writer.data(&chunk[..count]).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(Ok(0) | Err(_)) | Err(_) => break,
+            },
+            lost = input.lost() => return give_up(child, lost).await,
         }
-    };
-    input.abort();
-    status
+    }
+    match ended {
+        Some(status) => Ok(status),
+        None => child.wait().await,
+    }
 }
 
 /// From the client to the process, until the end of input. The client is never made to wait.
-async fn feed(mut reader: ChannelReadHalf, mut to: impl AsyncWrite + Unpin, terminal: bool) {
+async fn feed(
+    mut reader: ChannelReadHalf,
+    mut to: impl AsyncWrite + Unpin,
+    terminal: bool,
+) -> io::Result<()> {
     let spool = Spool::default();
     let fill = async {
         while let Some(message) = reader.wait().await {
             if let ChannelMsg::Data { data } = &message
                 && spool.push(data).is_err()
             {
-                break;
+                return;
             }
             if matches!(message, ChannelMsg::Eof | ChannelMsg::Close) {
                 break;
@@ -178,7 +248,7 @@ async fn feed(mut reader: ChannelReadHalf, mut to: impl AsyncWrite + Unpin, term
     };
     let empty = async {
         let mut open = true;
-        while let Ok(Some(bytes)) = spool.pop().await {
+        while let Some(bytes) = spool.pop().await? {
             // What a command does not want any more is taken all the same.
             open = open && to.write_all(&bytes).await.is_ok() && to.flush().await.is_ok();
         }
@@ -186,8 +256,9 @@ async fn feed(mut reader: ChannelReadHalf, mut to: impl AsyncWrite + Unpin, term
             let _ = to.write_all(&[END_OF_INPUT]).await;
         }
         drop(to);
+        Ok(())
     };
-    tokio::join!(fill, empty);
+    tokio::join!(fill, empty).1
 }
 
 /// From the process to the client, as fast as its window allows.

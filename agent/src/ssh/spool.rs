@@ -3,6 +3,7 @@
 //! The SSH library lets a client send on as soon as bytes arrived, and stands still while a channel's reader does. So
 //! readers never wait: what a command does not take yet is kept, at first in memory, then in a file without a name.
 
+use rustix::fs::{FallocateFlags, fallocate};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -37,6 +38,7 @@ struct Inner {
     written: u64,
     read: u64,
     ended: bool,
+    failed: Option<io::Error>,
 }
 
 impl Spool {
@@ -44,8 +46,18 @@ impl Spool {
         self.0.inner.lock().expect("no holder panics")
     }
 
-    /// Adds bytes. Never waits for the reader.
+    /// Adds bytes. Never waits for the reader. What cannot be kept is an error for the reader too: it must not take
+    /// what there is for all.
     pub(super) fn push(&self, bytes: &[u8]) -> io::Result<()> {
+        let kept = self.keep(bytes);
+        if let Err(error) = &kept {
+            self.lock().failed = Some(error.kind().into());
+        }
+        self.0.changed.notify_one();
+        kept
+    }
+
+    fn keep(&self, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.lock();
         let in_file = inner.written > inner.read;
         if !in_file && inner.held + bytes.len() <= IN_MEMORY {
@@ -64,7 +76,6 @@ impl Spool {
             }
             inner.written += bytes.len() as u64;
         }
-        self.0.changed.notify_one();
         Ok(())
     }
 
@@ -87,6 +98,9 @@ impl Spool {
     /// `None` when there is nothing now.
     fn take(&self) -> io::Result<Option<Option<Vec<u8>>>> {
         let mut inner = self.lock();
+        if let Some(error) = inner.failed.take() {
+            return Err(error);
+        }
         if let Some(bytes) = inner.memory.pop_front() {
             inner.held -= bytes.len();
             return Ok(Some(Some(bytes)));
@@ -98,9 +112,13 @@ impl Spool {
             if let Some(file) = &inner.file {
                 file.read_exact_at(&mut bytes, inner.read)?;
             }
+            // The disk is the sandbox's own: what was read is given back at once, where it can be.
+            if let Some(file) = &inner.file {
+                let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let _ = fallocate(file, how, inner.read, size as u64);
+            }
             inner.read += size as u64;
             if inner.read == inner.written {
-                // Its room is given back at once.
                 (inner.file, inner.read, inner.written) = (None, 0, 0);
             }
             return Ok(Some(Some(bytes)));

@@ -49,7 +49,10 @@ pub(super) async fn connect(
     let mut guest = context.guest.ask(&id, &agent::Request::Ssh).await?;
     match guest.reply(PATIENCE).await {
         Ok(Reply::Done) => {}
-        Ok(Reply::Failed { message }) => return Err(problem(ProblemKind::Host, message).into()),
+        Ok(Reply::Failed { message }) => {
+            let said: String = banger_wire::text::clean_line(&message).chars().take(512).collect();
+            return Err(problem(ProblemKind::Host, said).into());
+        }
         Ok(_) | Err(_) => {
             return Err(problem(ProblemKind::Host, format!("{name} serves no SSH")).into());
         }

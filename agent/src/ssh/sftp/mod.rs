@@ -261,10 +261,15 @@ impl Server {
             b"expand-path@openssh.com" => {
                 let path = fields.bytes()?;
                 let home = std::env::var_os("HOME").unwrap_or("/".into());
-                let path = match path {
-                    b"~" => PathBuf::from(home),
-                    [b'~', b'/', rest @ ..] => Path::new(&home).join(OsStr::from_bytes(rest)),
-                    other => PathBuf::from(OsStr::from_bytes(other)),
+                let path = match path.strip_prefix(b"~") {
+                    None => PathBuf::from(OsStr::from_bytes(path)),
+                    Some(rest) => {
+                        let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+                        let (user, below) = rest.split_at(end);
+                        let start = below.iter().position(|byte| *byte != b'/');
+                        let below = &below[start.unwrap_or(below.len())..];
+                        home_of(user, &home)?.join(OsStr::from_bytes(below))
+                    }
                 };
                 put_name(out, id, real_path(&path)?.as_os_str());
                 return Ok(());
@@ -350,6 +355,16 @@ fn open_file(path: &Path, flags: u32, attributes: &Attributes) -> Result<Open, F
         .mode(attributes.mode.unwrap_or(0o666))
         .open(path)?;
     Ok(Open::File { file, append })
+}
+
+/// The home of a user; without a name that of whoever logged in.
+fn home_of(user: &[u8], own: &OsStr) -> Result<PathBuf, Failure> {
+    if user.is_empty() {
+        return Ok(PathBuf::from(own));
+    }
+    let name = std::str::from_utf8(user).map_err(|_| Failure::BadMessage)?;
+    let found = crate::users::find(Some(name)).map_err(io::Error::other)?;
+    Ok(PathBuf::from(found.home))
 }
 
 /// Absolute; the last component need not exist.

@@ -7,25 +7,39 @@ use anyhow::Result;
 use banger_wire::derive::{SSH_CONFIG, SSH_FOLDER, SSH_KEY};
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::io::AsyncWriteExt;
 
+/// Variables that lead to this installation: whoever starts `ssh` may have others.
+const WAYS: [&str; 3] = ["BANGER_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
+
 /// What `ssh` is told about every sandbox. It comes before all else that a person configured, and `ssh` takes the
-/// first value that it finds: a `Host *` of theirs cannot change any of these (R-S2).
-fn configuration(state: &Path, program: &Path, home: Option<&str>) -> String {
-    let key = state.join(SSH_FOLDER).join(SSH_KEY);
-    // OpenSSH runs one of these by a shell and takes the other apart itself: both know these quotes.
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
-    let program = quoted(&program.display().to_string());
-    let program = match home {
-        Some(home) => format!("/usr/bin/env BANGER_HOME={} {program}", quoted(home)),
-        None => program,
+/// first value that it finds: a `Host *` of theirs cannot change any of these (R-S2). What it can only add to (variables
+/// that are sent, forwarded ports, further keys) is shown by [`additions`].
+///
+/// # Errors
+/// When a path has a letter that `ssh` or its shell would take for something else.
+fn configuration(state: &Path, program: &Path, ways: &[(String, String)]) -> Result<String> {
+    let key = plain(&state.join(SSH_FOLDER).join(SSH_KEY))?;
+    // One of these is run by a shell, the other is taken apart by ssh itself: both know these quotes, and ssh puts
+    // something in the place of every percent sign.
+    let quoted = |text: &str| {
+        Ok::<_, anyhow::Error>(format!("'{}'", plain(Path::new(text))?.replace('%', "%%")))
     };
+    let mut run = String::new();
+    if !ways.is_empty() {
+        run.push_str("/usr/bin/env ");
+    }
+    for (name, value) in ways {
+        run.push_str(&format!("{name}={} ", quoted(value)?));
+    }
+    run.push_str(&quoted(&program.display().to_string())?);
     let lines = [
-        format!("ProxyCommand {program} ssh-proxy %n"),
-        format!("KnownHostsCommand {program} ssh-host-keys %n %H"),
+        format!("ProxyCommand {run} ssh-proxy %n"),
+        format!("KnownHostsCommand {run} ssh-host-keys %n %H"),
+        "ProxyUseFdpass no".into(),
         "UserKnownHostsFile none".into(),
         "GlobalKnownHostsFile none".into(),
         "StrictHostKeyChecking yes".into(),
@@ -34,7 +48,7 @@ fn configuration(state: &Path, program: &Path, home: Option<&str>) -> String {
         "CheckHostIP no".into(),
         "HostKeyAlgorithms ssh-ed25519".into(),
         "User root".into(),
-        format!("IdentityFile \"{}\"", key.display()),
+        format!("IdentityFile \"{}\"", key.replace('%', "%%")),
         "IdentitiesOnly yes".into(),
         "IdentityAgent none".into(),
         "AddKeysToAgent no".into(),
@@ -45,22 +59,44 @@ fn configuration(state: &Path, program: &Path, home: Option<&str>) -> String {
         "ForwardX11 no".into(),
         "ForwardX11Trusted no".into(),
         "PermitLocalCommand no".into(),
+        "ControlMaster no".into(),
+        "ControlPath none".into(),
         "Tunnel no".into(),
-        "SendEnv -*".into(),
     ];
     let lines: String = lines.iter().map(|line| format!("    {line}\n")).collect();
-    format!(
+    Ok(format!(
         "# Written by banger, for every sandbox. What is changed here is lost.\nHost *.vm\n{lines}"
-    )
+    ))
+}
+
+/// A path without letters that mean something to a shell or to `ssh`.
+fn plain(path: &Path) -> Result<String> {
+    let text = path.to_str().unwrap_or("\0");
+    let odd = |c: char| c.is_control() || "\"'\\*?[]${}".contains(c);
+    if text.contains(odd) {
+        let message = format!("the path {} cannot stand in a configuration of ssh", path.display());
+        return Err(Failure::new(FAILED, message)
+            .hint("use one of letters, digits and / . - _")
+            .into());
+    }
+    Ok(text.to_string())
 }
 
 /// Writes the configuration and says where it is.
 fn write_configuration() -> Result<PathBuf> {
-    let state = crate::client::state()?;
+    let state = std::path::absolute(crate::client::state()?)?;
     let folder = state.join(SSH_FOLDER);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    let home = std::env::var("BANGER_HOME").ok().filter(|home| !home.is_empty());
-    let text = configuration(&state, &std::env::current_exe()?, home.as_deref());
+    let mut ways = Vec::new();
+    for name in WAYS {
+        if let Ok(value) = std::env::var(name)
+            && !value.is_empty()
+        {
+            let value = std::path::absolute(value)?.display().to_string();
+            ways.push((name.to_string(), value));
+        }
+    }
+    let text = configuration(&state, &std::env::current_exe()?, &ways)?;
     let path = folder.join(SSH_CONFIG);
     if fs::read_to_string(&path).ok().as_deref() != Some(&text) {
         replace(&path, text.as_bytes(), 0o600)?;
@@ -68,11 +104,30 @@ fn write_configuration() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What the user's own configuration adds for sandboxes, which ours cannot take away.
+fn additions(config: &Path) -> Vec<String> {
+    let asked =
+        std::process::Command::new("ssh").arg("-G").arg("-F").arg(config).arg("any.vm").output();
+    let Ok(asked) = asked else { return Vec::new() };
+    let text = String::from_utf8_lossy(&asked.stdout).into_owned();
+    let adds = [
+        "sendenv ",
+        "setenv ",
+        "localforward ",
+        "remoteforward ",
+        "dynamicforward ",
+        "remotecommand ",
+    ];
+    let added = text.lines().filter(|line| adds.iter().any(|word| line.starts_with(word)));
+    added.filter(|line| !line.ends_with(" none")).map(banger_wire::text::clean_line).collect()
+}
+
 /// Writes a file whole or not at all.
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let beside = path.with_extension(format!("banger-{}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = File::options().write(true).create_new(true).mode(mode).open(&beside)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)
@@ -149,7 +204,7 @@ pub(super) fn config(global: &Global, uninstall: bool, print: bool) -> Result<Ex
         print!("{}", fs::read_to_string(&own)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let line = format!("Include \"{}\"\n", own.display());
+    let line = format!("Include \"{}\"\n", plain(&own)?);
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
     let home = home.ok_or_else(|| Failure::new(FAILED, "HOME is not set"))?;
     let folder = Path::new(&home).join(".ssh");
@@ -159,6 +214,9 @@ pub(super) fn config(global: &Global, uninstall: bool, print: bool) -> Result<Ex
         crate::show::json(&serde_json::json!({ "file": path, "changed": changed }))?;
     } else if changed && !uninstall {
         println!("{}: added one line; from now on: ssh NAME.vm", path.display());
+        for added in additions(&path) {
+            eprintln!("hint: your own configuration holds for sandboxes too: {added}");
+        }
     } else if changed {
         println!("{}: removed our line", path.display());
     } else if std::io::stdout().is_terminal() {
@@ -179,12 +237,14 @@ fn put_in(folder: &Path, path: &Path, line: &str) -> Result<bool> {
         replace(path, line.as_bytes(), 0o600)?;
         return Ok(true);
     };
-    if before.starts_with(line.as_bytes()) {
+    if before.starts_with(line.as_bytes()) || before == line.trim_end().as_bytes() {
         return Ok(false);
     }
     // One line, wherever it was before.
     let rest = without(&before, line);
-    replace(&backup(path), &before, mode)?;
+    if rest == before {
+        replace(&backup(path), &before, mode)?;
+    }
     replace(path, &[line.as_bytes(), &rest].concat(), mode)?;
     Ok(true)
 }
@@ -211,7 +271,8 @@ fn take_out(path: &Path, line: &str) -> Result<bool> {
 
 fn without(text: &[u8], line: &str) -> Vec<u8> {
     let lines = text.split_inclusive(|byte| *byte == b'\n');
-    lines.filter(|own| *own != line.as_bytes()).flatten().copied().collect()
+    let ours = line.trim_end().as_bytes();
+    lines.filter(|own| own.trim_ascii_end() != ours).flatten().copied().collect()
 }
 
 /// How the file was before our line came.

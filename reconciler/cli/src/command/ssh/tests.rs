@@ -74,3 +74,32 @@ fn names_are_names() {
     }
     assert!(path_of("web.shop.vm").is_ok());
 }
+
+#[test]
+fn odd_paths_are_quoted_or_refused() {
+    let way = |value: &str| vec![("BANGER_HOME".to_string(), value.to_string())];
+    let text =
+        configuration(Path::new("/s/50% off"), Path::new("/p/a b"), &way("/h")).expect("plain");
+    assert!(
+        text.contains("ProxyCommand /usr/bin/env BANGER_HOME='/h' '/p/a b' ssh-proxy %n\n"),
+        "{text}"
+    );
+    assert!(text.contains("IdentityFile \"/s/50%% off/ssh/id_ed25519\"\n"), "{text}");
+    for odd in ["/a\nProxyCommand x", "/a\"b", "/a'b", "/a*b", "/a${HOME}", "/a\\b"] {
+        assert!(configuration(Path::new(odd), Path::new("/p"), &[]).is_err(), "{odd:?}");
+        assert!(configuration(Path::new("/s"), Path::new("/p"), &way(odd)).is_err(), "{odd:?}");
+    }
+}
+
+/// An editor of another system, or one that leaves out the last newline: the line is ours all the same.
+#[test]
+fn the_line_is_found_in_any_form() {
+    for text in ["Host a\n{}\r\nHost b\n", "Host a\nHost b\n{}"] {
+        let (_home, folder, path) = home();
+        make(&folder, &path, &text.replace("{}", LINE.trim_end()), 0o600);
+        put_in(&folder, &path, LINE).expect("puts");
+        assert_eq!(fs::read_to_string(&path).expect("reads"), format!("{LINE}Host a\nHost b\n"));
+        take_out(&path, LINE).expect("takes");
+        assert_eq!(fs::read_to_string(&path).expect("reads"), "Host a\nHost b\n");
+    }
+}
