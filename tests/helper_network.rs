@@ -119,7 +119,7 @@ fn changed_rules_are_seen() {
 
 /// What looks like ours and is not is left alone; what is out of bounds is refused.
 #[test]
-fn look_alikes_and_nonsense_are_refused() {
+fn what_only_looks_like_ours_and_nonsense_are_refused() {
     let namespace = Namespace::new();
     let Some(helper) = start_in(Some(&namespace)) else { return };
     let helper = helper.agreed();

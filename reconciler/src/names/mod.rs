@@ -1,5 +1,5 @@
-//! Names of sandboxes over DNS: [`answer`] turns a question into an answer, [`host`] serves the host's programs on
-//! its loopback, [`guest`] serves guests over vsock, [`upstream`] asks the host's resolvers for guests.
+//! Names of sandboxes over DNS: `answer` turns a question into an answer, `host` serves the host's programs on
+//! its loopback, `guest` serves guests over vsock, `upstream` asks the host's resolvers for guests.
 //!
 //! Nothing here decides who is called what: zones are pure values of `banger-plan`.
 

@@ -1,5 +1,5 @@
-//! How guests are connected: [`bridge`] reads the host's bridge, its ports and its rules, and lets the helper change
-//! them; [`loopback`] carries published ports over vsock, which needs no helper.
+//! How guests are connected: `bridge` reads the host's bridge, its ports and its rules, and lets the helper change
+//! them; `loopback` carries published ports over vsock, which needs no helper.
 
 mod bridge;
 mod loopback;
