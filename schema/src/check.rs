@@ -1,7 +1,8 @@
 //! What the parts of a [`Spec`] say about each other. Run on the text's value, and again by the daemon.
 
+use crate::reference;
 use crate::report::did_you_mean;
-use crate::spec::{ImageSource, KernelSource, SandboxSpec, Spec};
+use crate::spec::{ImageSource, KernelSource, LocalFile, SandboxSpec, Spec};
 use banger_wire::id::Name;
 use banger_wire::size::Mib;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,16 +48,10 @@ pub fn check(spec: &Spec, builtin: &Spec) -> Vec<Fault> {
         return vec![fault("sandbox", message)];
     }
     for (name, kernel) in &spec.kernels {
-        let KernelSource::Debian { package, suite } = &kernel.source;
-        faults.extend(package_fault(format!("kernel/{name}/debian"), package));
-        faults.extend(suite_fault(format!("kernel/{name}/debian"), suite));
+        check_kernel(name, &kernel.source, &mut faults);
     }
     for (name, image) in &spec.images {
-        let ImageSource::Debian(debian) = &image.source;
-        faults.extend(suite_fault(format!("image/{name}/debian"), &debian.suite));
-        for package in &debian.packages {
-            faults.extend(package_fault(format!("image/{name}/debian"), package));
-        }
+        check_image(name, &image.source, &mut faults);
         faults.extend(
             image
                 .kernel
@@ -74,6 +69,75 @@ pub fn check(spec: &Spec, builtin: &Spec) -> Vec<Fault> {
     faults.extend(shared_ports(spec));
     faults.extend(cycle(spec));
     faults
+}
+
+fn check_kernel(name: &Name, source: &KernelSource, faults: &mut Vec<Fault>) {
+    match source {
+        KernelSource::Debian { package, suite } => {
+            faults.extend(package_fault(format!("kernel/{name}/debian"), package));
+            faults.extend(suite_fault(format!("kernel/{name}/debian"), suite));
+        }
+        KernelSource::Url { url, sha256 } => {
+            let at = format!("kernel/{name}/url");
+            if !good_url(url) {
+                let message = format!("\"{url}\" is not an https address");
+                faults.push(fault(format!("{at}/{url}"), message));
+            }
+            if !reference::good_hex(sha256) {
+                faults.push(fault(format!("{at}/{sha256}"), "sha256 is 64 hex digits"));
+            }
+        }
+        KernelSource::Path(file) => faults.extend(path_fault(format!("kernel/{name}"), file)),
+    }
+}
+
+fn check_image(name: &Name, source: &ImageSource, faults: &mut Vec<Fault>) {
+    match source {
+        ImageSource::Debian(debian) => {
+            faults.extend(suite_fault(format!("image/{name}/debian"), &debian.suite));
+            for package in &debian.packages {
+                faults.extend(package_fault(format!("image/{name}/debian"), package));
+            }
+        }
+        ImageSource::Oci(image) => {
+            let at = format!("image/{name}/oci");
+            let whole = match reference::parse(&image.reference) {
+                Ok(whole) => whole.reference == image.reference || image.digest.is_some(),
+                Err(_) => false,
+            };
+            if !whole {
+                let message = format!("\"{}\" is not a whole reference", image.reference);
+                faults.push(fault(at.clone(), message));
+            }
+            if let Some(digest) = image.digest.as_ref().filter(|d| !reference::good_digest(d)) {
+                let message = format!("\"{digest}\" is not sha256: and 64 hex digits");
+                faults.push(fault(format!("{at}/{digest}"), message));
+            }
+        }
+        ImageSource::Path(file) => faults.extend(path_fault(format!("image/{name}"), file)),
+    }
+}
+
+/// By https, or by http from this host itself.
+fn good_url(url: &str) -> bool {
+    let safe =
+        |rest: &str| !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || c == '@');
+    let local = ["http://127.0.0.1", "http://localhost"];
+    url.strip_prefix("https://").is_some_and(safe)
+        || local.iter().any(|host| {
+            url.strip_prefix(host).is_some_and(|rest| rest.starts_with([':', '/']) && safe(rest))
+        })
+}
+
+/// Below the file's folder, as it is written; or absolute, as it is desired.
+fn path_fault(at: String, file: &LocalFile) -> Option<Fault> {
+    let path = &file.path;
+    let below = path.split('/').all(|part| !matches!(part, ".." | ".git")) && !path.is_empty();
+    let good = below && path.len() <= 1024 && !path.contains(char::is_control);
+    (!good).then(|| Fault {
+        help: Some("a path stays below the folder of the Bangerfile".into()),
+        ..fault(format!("{at}/path/{path}"), format!("\"{path}\" is not a path below it"))
+    })
 }
 
 fn package_fault(path: String, package: &str) -> Option<Fault> {

@@ -2,12 +2,14 @@
 
 use crate::check::Fault;
 use crate::grammar::{self, Rule, Slot, Ty};
+use crate::reference;
 use crate::report::{Problem, did_you_mean};
 use crate::spec::{
-    DebianImage, Drift, ImageSource, ImageSpec, KernelSource, KernelSpec, Mode, Mount, NetworkSpec,
-    Publish, ReadySpec, Restart, SandboxSpec, Scope, Spec, VolumeSpec,
+    DebianImage, Drift, ImageSource, ImageSpec, KernelSource, KernelSpec, LocalFile, Mode, Mount,
+    NetworkSpec, OciImage, Publish, ReadySpec, Restart, SandboxSpec, Scope, Spec, VolumeSpec,
 };
 use crate::tree::{Data, Node, Span, Value};
+use banger_wire::agent::Signal;
 use banger_wire::id::Name;
 use banger_wire::net::Egress;
 use banger_wire::size::Mib;
@@ -39,13 +41,16 @@ impl Places {
 }
 
 /// Reads a file's nodes. The value is only meaningful when there are no problems.
-pub(crate) fn decode(nodes: &[Node]) -> (Spec, Places, Vec<Problem>) {
+pub(crate) fn decode(nodes: &[Node], builtin: &Spec) -> (Spec, Places, Vec<Problem>) {
     let mut problems = Vec::new();
     let root = Node { children: nodes.to_vec(), ..Node::new("", 0..0) };
     validate(&root, &grammar::ROOT, &mut problems);
     let mut places = Places::default();
-    let spec =
-        if problems.is_empty() { read(&root, &mut places, &mut problems) } else { Spec::default() };
+    let spec = if problems.is_empty() {
+        read(&root, builtin, &mut places, &mut problems)
+    } else {
+        Spec::default()
+    };
     (spec, places, problems)
 }
 
@@ -130,7 +135,7 @@ fn validate_values(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) {
 
 fn describe(ty: Ty) -> String {
     match ty {
-        Ty::Name => "a name".to_string(),
+        Ty::Name | Ty::Artifact => "a name".to_string(),
         Ty::Text => "a text in quotes".to_string(),
         Ty::Int(low, high) => format!("a whole number from {low} to {high}"),
         Ty::Size => "a size with its unit, like \"512MiB\" or \"10GiB\"".to_string(),
@@ -146,6 +151,9 @@ fn mistyped(value: &Value, ty: Ty) -> Option<Problem> {
     };
     match (&value.data, ty) {
         (Data::Text(text), Ty::Name) => Name::new(text.as_str()).err().and_then(|e| wrong(e.rule)),
+        (Data::Text(text), Ty::Artifact) => {
+            Name::new(text.replace('.', "-")).err().and_then(|e| wrong(e.rule))
+        }
         (Data::Text(text), Ty::Size) => Mib::parse(text).err().and_then(|e| wrong(e.rule)),
         (Data::Text(text), Ty::Time) => seconds(text).err().and_then(|why| wrong(why.to_string())),
         (Data::Text(text), Ty::Text) => {
@@ -174,12 +182,12 @@ fn mistyped(value: &Value, ty: Ty) -> Option<Problem> {
         }
         (Data::Text(_), Ty::Int(..)) => wrong("this is text".to_string()),
         (Data::Int(number), Ty::Size) => wrong(format!("{number} of what?")),
-        (Data::Int(_), Ty::Name | Ty::Text | Ty::Time | Ty::Choice(_)) => {
+        (Data::Int(_), Ty::Name | Ty::Artifact | Ty::Text | Ty::Time | Ty::Choice(_)) => {
             wrong("this is a number".to_string())
         }
         (
             Data::Other(what),
-            Ty::Name | Ty::Text | Ty::Int(..) | Ty::Size | Ty::Time | Ty::Choice(_),
+            Ty::Name | Ty::Artifact | Ty::Text | Ty::Int(..) | Ty::Size | Ty::Time | Ty::Choice(_),
         ) => wrong(format!("this is {what}")),
     }
 }
@@ -215,8 +223,9 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// Only the names of images and kernels may have a dot.
 fn name_of(value: &Value) -> Name {
-    Name::new(text(value)).expect("validated as a name")
+    Name::new(text(value).replace('.', "-")).expect("validated as a name")
 }
 
 fn number(value: &Value) -> i128 {
@@ -236,7 +245,7 @@ fn rest(node: &Node, child: &str) -> Vec<String> {
     node.all(child).flat_map(|node| node.args.iter().map(text)).collect()
 }
 
-fn read(root: &Node, places: &mut Places, problems: &mut Vec<Problem>) -> Spec {
+fn read(root: &Node, builtin: &Spec, places: &mut Places, problems: &mut Vec<Problem>) -> Spec {
     let mut spec = Spec { project: only(root, "project").map(name_of), ..Spec::default() };
     for node in &root.children {
         let Some(rule) = grammar::ROOT.child(&node.name).filter(|rule| rule.keyed) else {
@@ -264,8 +273,8 @@ fn read(root: &Node, places: &mut Places, problems: &mut Vec<Problem>) -> Spec {
             places.put(format!("{path}/{}", child.name), &child.span);
         }
         match node.name.as_str() {
-            "kernel" => drop(spec.kernels.insert(name, kernel(node, problems))),
-            "image" => drop(spec.images.insert(name, image(node, problems))),
+            "kernel" => drop(spec.kernels.insert(name, kernel(node, builtin, problems))),
+            "image" => drop(spec.images.insert(name, image(node, builtin, problems))),
             "volume" => {
                 let size = Mib::parse(&text(get(node, rule, "size").expect("required")))
                     .expect("validated");
@@ -284,39 +293,114 @@ const SUITE: &str = "bookworm";
 /// The kernel package that is used when none is named.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
-fn missing_source(node: &Node, problems: &mut Vec<Problem>) {
-    let message = format!("this {} does not say what it is made from", node.name);
-    problems.push(Problem::new(message, node.span.clone()).help("give it a source: debian"));
+/// The one child that says what a thing is made from.
+fn source<'a>(node: &'a Node, kinds: &[&str], problems: &mut Vec<Problem>) -> Option<&'a Node> {
+    let mut found = node.children.iter().filter(|child| kinds.contains(&child.name.as_str()));
+    let first = found.next();
+    let known = kinds.join(", ");
+    if let Some(second) = found.next() {
+        let message = format!("this {} is made from two things", node.name);
+        problems.push(Problem::new(message, second.span.clone()).help("keep one of them"));
+    } else if first.is_none() {
+        let message = format!("this {} does not say what it is made from", node.name);
+        let problem = Problem::new(message, node.span.clone());
+        problems.push(problem.help(format!("give it a source, one of: {known}")));
+    }
+    first
 }
 
-fn kernel(node: &Node, problems: &mut Vec<Problem>) -> KernelSpec {
-    let debian = node.child("debian");
-    if debian.is_none() {
-        missing_source(node, problems);
+/// The text of a property or argument of a node that has no rule at hand.
+fn field(node: &Node, at: usize, name: &str) -> Option<String> {
+    node.args.get(at).or_else(|| node.prop(name)).map(text)
+}
+
+fn local(node: &Node) -> LocalFile {
+    LocalFile { path: field(node, 0, "path").expect("required"), stamp: None }
+}
+
+/// A reference is made whole here, so that one image has one recipe however it is written.
+fn oci(node: &Node, problems: &mut Vec<Problem>) -> ImageSource {
+    let reference = field(node, 0, "reference").expect("required");
+    let digest = node.prop("digest").map(text);
+    ImageSource::Oci(match reference::parse(&reference) {
+        Ok(image) => OciImage { digest: digest.or(image.digest), ..image },
+        Err(why) => {
+            let message = format!("\"{reference}\" is not an image reference");
+            let place = node.args.first().map_or(&node.span, |value| &value.span);
+            problems.push(Problem::new(message, place.clone()).label(why));
+            OciImage { reference, digest }
+        }
+    })
+}
+
+/// A name of the catalog stands for what the catalog says.
+fn of_catalog<T>(
+    node: &Node,
+    kind: &str,
+    known: &BTreeMap<Name, T>,
+    problems: &mut Vec<Problem>,
+) -> Option<Name> {
+    let name = name_of(node.args.first().or_else(|| node.prop("name")).expect("required"));
+    if known.contains_key(&name) {
+        return Some(name);
     }
-    let field = |name: &str| debian.and_then(|d| d.prop(name)).map(text);
-    let package = debian.and_then(|d| d.args.first()).map(text).or_else(|| field("package"));
-    KernelSpec {
-        source: KernelSource::Debian {
-            package: package.unwrap_or_else(|| KERNEL.to_string()),
-            suite: field("suite").unwrap_or_else(|| SUITE.to_string()),
+    let message = format!("the catalog has no {kind} \"{name}\"");
+    let names: Vec<&str> = known.keys().map(Name::as_str).collect();
+    let help = match did_you_mean(name.as_str(), names.iter().copied()) {
+        Some(close) => format!("did you mean \"{close}\"?"),
+        None => format!("it has: {}", names.join(", ")),
+    };
+    problems.push(Problem::new(message, node.span.clone()).help(help));
+    None
+}
+
+fn kernel(node: &Node, builtin: &Spec, problems: &mut Vec<Problem>) -> KernelSpec {
+    let found = source(node, &["debian", "url", "path", "catalog"], problems);
+    let debian = |package: Option<String>, suite: Option<String>| KernelSource::Debian {
+        package: package.unwrap_or_else(|| KERNEL.to_string()),
+        suite: suite.unwrap_or_else(|| SUITE.to_string()),
+    };
+    let Some(found) = found else { return KernelSpec { source: debian(None, None) } };
+    let source = match found.name.as_str() {
+        "url" => KernelSource::Url {
+            url: field(found, 0, "url").expect("required"),
+            sha256: found.prop("sha256").map(text).expect("required"),
         },
-    }
+        "path" => KernelSource::Path(local(found)),
+        "catalog" => match of_catalog(found, "kernel", &builtin.kernels, problems) {
+            Some(name) => builtin.kernels[&name].source.clone(),
+            None => debian(None, None),
+        },
+        _ => debian(field(found, 0, "package"), found.prop("suite").map(text)),
+    };
+    KernelSpec { source }
 }
 
-fn image(node: &Node, problems: &mut Vec<Problem>) -> ImageSpec {
-    let debian = node.child("debian");
-    if debian.is_none() {
-        missing_source(node, problems);
-    }
-    let mut packages = debian.map(|debian| rest(debian, "packages")).unwrap_or_default();
-    packages.sort();
-    packages.dedup();
-    let suite = debian.and_then(|d| d.prop("suite")).map(text).unwrap_or_else(|| SUITE.to_string());
-    ImageSpec {
-        source: ImageSource::Debian(DebianImage { suite, packages }),
-        kernel: only(node, "kernel").map(name_of),
-    }
+fn image(node: &Node, builtin: &Spec, problems: &mut Vec<Problem>) -> ImageSpec {
+    let mut kernel = only(node, "kernel").map(name_of);
+    let found = source(node, &["debian", "oci", "path", "catalog"], problems);
+    let debian = |found: Option<&Node>| {
+        let mut packages = found.map(|debian| rest(debian, "packages")).unwrap_or_default();
+        packages.sort();
+        packages.dedup();
+        let suite = found.and_then(|debian| debian.prop("suite")).map(text);
+        let suite = suite.unwrap_or_else(|| SUITE.to_string());
+        ImageSource::Debian(DebianImage { suite, packages })
+    };
+    let source = match found.map(|found| (found, found.name.as_str())) {
+        Some((found, "oci")) => oci(found, problems),
+        Some((found, "path")) => ImageSource::Path(local(found)),
+        Some((found, "catalog")) => match of_catalog(found, "image", &builtin.images, problems) {
+            Some(name) => {
+                kernel = kernel.or_else(|| builtin.images[&name].kernel.clone());
+                builtin.images[&name].source.clone()
+            }
+            None => debian(None),
+        },
+        Some((found, _)) => debian(Some(found)),
+        None => debian(None),
+    };
+    ImageSpec { source, kernel }
 }
 
 fn network(node: &Node) -> NetworkSpec {
@@ -369,6 +453,10 @@ fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec
     spec.networks = networks.collect();
     spec.provision = rest(node, "provision");
     spec.command = rest(node, "command");
+    spec.entrypoint = rest(node, "entrypoint");
+    spec.user = only(node, "user").map(text);
+    spec.workdir = only(node, "workdir").map(text);
+    spec.stop_signal = only(node, "stop-signal").map(text).and_then(|word| Signal::parse(&word));
     spec.ready = node.child("ready").map(|ready| ReadySpec {
         exec: rest(ready, "exec"),
         timeout_secs: only(ready, "timeout").map_or(60, |v| seconds(&text(v)).expect("validated")),

@@ -28,6 +28,8 @@ pub enum Reach {
 pub enum Ty {
     /// A name: a DNS label.
     Name,
+    /// The name of an image or kernel: as a name, and a dot counts as a dash.
+    Artifact,
     /// Any text.
     Text,
     /// A whole number between these bounds.
@@ -119,6 +121,10 @@ const fn one(name: &'static str, args: &'static [Slot], class: Class, doc: &'sta
 /// The largest number of processors.
 pub const MAX_CPUS: i128 = 32;
 
+/// The signals that can ask a service to end.
+pub const STOP_SIGNALS: &[&str] =
+    &["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGKILL", "SIGUSR1", "SIGUSR2"];
+
 const SUITE: Slot = slot("suite", Ty::Text, false);
 
 /// The whole file.
@@ -165,15 +171,39 @@ const NETWORK: Rule = Rule {
 
 const KERNEL: Rule = Rule {
     name: "kernel",
-    args: &[slot("name", Ty::Name, true)],
-    children: &[Rule {
-        name: "debian",
-        args: &[slot("package", Ty::Text, false)],
-        props: &[SUITE],
-        class: Class::Restart,
-        doc: "a kernel package of a Debian suite",
-        ..BASE
-    }],
+    args: &[slot("name", Ty::Artifact, true)],
+    children: &[
+        Rule {
+            name: "debian",
+            args: &[slot("package", Ty::Text, false)],
+            props: &[SUITE],
+            class: Class::Restart,
+            doc: "a kernel package of a Debian suite",
+            ..BASE
+        },
+        Rule {
+            name: "url",
+            args: &[slot("url", Ty::Text, true)],
+            props: &[slot("sha256", Ty::Text, true)],
+            class: Class::Restart,
+            doc: "a kernel image, or an archive with one and its modules, by https",
+            ..BASE
+        },
+        Rule {
+            name: "path",
+            args: &[slot("path", Ty::Text, true)],
+            class: Class::Restart,
+            reach: Reach::Host,
+            doc: "a kernel image, an archive or a folder with modules, below the file's folder",
+            ..BASE
+        },
+        one(
+            "catalog",
+            &[slot("name", Ty::Artifact, true)],
+            Class::Restart,
+            "a kernel of the catalog, under another name",
+        ),
+    ],
     many: true,
     keyed: true,
     class: Class::Restart,
@@ -183,7 +213,7 @@ const KERNEL: Rule = Rule {
 
 const IMAGE: Rule = Rule {
     name: "image",
-    args: &[slot("name", Ty::Name, true)],
+    args: &[slot("name", Ty::Artifact, true)],
     children: &[
         Rule {
             name: "debian",
@@ -200,9 +230,31 @@ const IMAGE: Rule = Rule {
             doc: "a minimal Debian with packages, built by mmdebstrap",
             ..BASE
         },
+        Rule {
+            name: "oci",
+            args: &[slot("reference", Ty::Text, true)],
+            props: &[slot("digest", Ty::Text, false)],
+            class: Class::Replace,
+            doc: "an image of a registry, like \"docker.io/library/alpine:3.22\"",
+            ..BASE
+        },
+        Rule {
+            name: "path",
+            args: &[slot("path", Ty::Text, true)],
+            class: Class::Replace,
+            reach: Reach::Host,
+            doc: "an OCI layout, a docker save archive, a tar archive or folder of files, or an ext4 image, below the file's folder",
+            ..BASE
+        },
+        one(
+            "catalog",
+            &[slot("name", Ty::Artifact, true)],
+            Class::Replace,
+            "an image of the catalog, under another name",
+        ),
         one(
             "kernel",
-            &[slot("name", Ty::Name, true)],
+            &[slot("name", Ty::Artifact, true)],
             Class::Restart,
             "the kernel its sandboxes boot",
         ),
@@ -218,10 +270,10 @@ const SANDBOX: Rule = Rule {
     name: "sandbox",
     args: &[slot("name", Ty::Name, true)],
     children: &[
-        one("image", &[slot("name", Ty::Name, true)], Class::Replace, "its image"),
+        one("image", &[slot("name", Ty::Artifact, true)], Class::Replace, "its image"),
         one(
             "kernel",
-            &[slot("name", Ty::Name, true)],
+            &[slot("name", Ty::Artifact, true)],
             Class::Restart,
             "another kernel than its image's",
         ),
@@ -299,10 +351,35 @@ const SANDBOX: Rule = Rule {
         Rule {
             name: "command",
             rest: Some(Ty::Text),
-            doc: "its service, when the image has no init",
+            doc: "its service, when the image has no init; what follows the entrypoint, instead of the image's own",
             class: Class::Restart,
             ..BASE
         },
+        Rule {
+            name: "entrypoint",
+            rest: Some(Ty::Text),
+            doc: "what its service begins with, instead of the image's own; \"\" for nothing",
+            class: Class::Restart,
+            ..BASE
+        },
+        one(
+            "user",
+            &[slot("user", Ty::Text, true)],
+            Class::Restart,
+            "the user of its service and commands, instead of the image's own",
+        ),
+        one(
+            "workdir",
+            &[slot("folder", Ty::Text, true)],
+            Class::Restart,
+            "the folder where its service and commands start, instead of the image's own",
+        ),
+        one(
+            "stop-signal",
+            &[slot("signal", Ty::Choice(STOP_SIGNALS), true)],
+            Class::Live,
+            "the signal that asks its service to end, instead of the image's own",
+        ),
         Rule {
             name: "ready",
             children: &[

@@ -12,6 +12,7 @@ pub mod format;
 mod front;
 pub mod grammar;
 mod guard;
+pub mod reference;
 pub mod report;
 pub mod spec;
 mod tree;
@@ -56,7 +57,7 @@ fn parse_beside(
         Language::Toml => front::toml::parse(text),
     }
     .map_err(report)?;
-    let (spec, places, mut problems) = decode::decode(&nodes);
+    let (spec, places, mut problems) = decode::decode(&nodes, builtin);
     if problems.is_empty() {
         problems.extend(check::check(&spec, builtin).into_iter().map(|fault| places.locate(fault)));
     }

@@ -264,7 +264,9 @@ fn the_fields_that_reach_the_host_are_these() {
     }
     let mut reaching = Vec::new();
     walk(&grammar::ROOT, "", &mut reaching);
-    assert_eq!(reaching, ["/network/scope", "/sandbox/egress", "/sandbox/publish"]);
+    let known =
+        ["/kernel/path", "/image/path", "/network/scope", "/sandbox/egress", "/sandbox/publish"];
+    assert_eq!(reaching, known);
 }
 
 proptest::proptest! {

@@ -19,6 +19,10 @@ pub struct ImageSpec {
 pub enum ImageSource {
     /// Built from Debian's packages; the archive's signatures are the trust.
     Debian(DebianImage),
+    /// Pulled from a registry.
+    Oci(OciImage),
+    /// Made from a file or folder of this host.
+    Path(LocalFile),
 }
 
 /// A minimal Debian with packages.
@@ -29,6 +33,28 @@ pub struct DebianImage {
     pub suite: String,
     /// Packages besides the minimal system, sorted, each once.
     pub packages: Vec<String>,
+}
+
+/// An image of a registry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OciImage {
+    /// The whole reference, for example `docker.io/library/alpine:3.22`.
+    pub reference: String,
+    /// The digest of its manifest or index, `sha256:` and 64 hex digits. A file may leave it open: it is looked up
+    /// once, before anything is desired, and stays.
+    pub digest: Option<String>,
+}
+
+/// A file or folder of this host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalFile {
+    /// Where it is. In a file it is relative to the file's folder and stays below; what is desired has it absolute.
+    pub path: String,
+    /// Sizes and times of what is there, as one digest: another one is another image. Not in the file.
+    #[serde(default)]
+    pub stamp: Option<String>,
 }
 
 /// A kernel for sandboxes to boot.
@@ -50,4 +76,13 @@ pub enum KernelSource {
         /// The suite, for example `bookworm`.
         suite: String,
     },
+    /// A file of the network: a kernel image, or an archive with one and its modules.
+    Url {
+        /// Where; `https` only.
+        url: String,
+        /// The SHA-256 of the file, 64 hex digits.
+        sha256: String,
+    },
+    /// A kernel image, an archive or a folder of this host.
+    Path(LocalFile),
 }

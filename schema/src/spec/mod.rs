@@ -4,7 +4,9 @@ mod image;
 mod network;
 mod sandbox;
 
-pub use image::{DebianImage, ImageSource, ImageSpec, KernelSource, KernelSpec};
+pub use image::{
+    DebianImage, ImageSource, ImageSpec, KernelSource, KernelSpec, LocalFile, OciImage,
+};
 pub use network::{NetworkSpec, Scope};
 pub use sandbox::{Drift, Mode, Mount, Publish, ReadySpec, Restart, SandboxSpec};
 

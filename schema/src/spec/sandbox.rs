@@ -1,5 +1,6 @@
 //! One sandbox, as the file describes it.
 
+use banger_wire::agent::Signal as StopSignal;
 use banger_wire::id::Name;
 use banger_wire::net::Egress;
 use banger_wire::size::Mib;
@@ -36,8 +37,20 @@ pub struct SandboxSpec {
     pub publish: Vec<Publish>,
     /// Shell lines that run once in the guest before it is ready.
     pub provision: Vec<String>,
-    /// Its service, when the image has no init.
+    /// Its service, when the image has no init: what follows the entrypoint, instead of the image's own.
     pub command: Vec<String>,
+    /// What its service begins with, instead of the image's own. One empty word takes that away.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// The user of its service and of commands that name none, instead of the image's own.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The folder where its service and commands start, instead of the image's own.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// The signal that asks its service to end, instead of the image's own.
+    #[serde(default)]
+    pub stop_signal: Option<StopSignal>,
     /// When it counts as ready, besides its agent answering.
     pub ready: Option<ReadySpec>,
     /// What to do when it ends.
@@ -71,6 +84,10 @@ impl SandboxSpec {
             publish: Vec::new(),
             provision: Vec::new(),
             command: Vec::new(),
+            entrypoint: Vec::new(),
+            user: None,
+            workdir: None,
+            stop_signal: None,
             ready: None,
             restart: Restart::OnFailure,
             drift: Drift::Heal,

@@ -35,12 +35,6 @@ pub enum Request {
     Ports,
     /// Stop everything, sync, unmount, power off. Answered by `Done` when no write can be lost any more.
     Shutdown,
-    /// In a builder guest: unpack the tar archive on the first disk onto the second.
-    /// Answered by `Progress`, then `Done` or `Failed`.
-    Build {
-        /// Bytes of the archive on the first disk.
-        archive_bytes: u64,
-    },
 }
 
 /// Bytes before a DNS message on the line of [`Request::Names`]: whether it came by TCP, and a number of the guest's.
@@ -75,11 +69,6 @@ pub enum Reply {
     Ports {
         /// By protocol and number.
         ports: Vec<ListeningPort>,
-    },
-    /// How far a long request is.
-    Progress {
-        /// Bytes done.
-        done: u64,
     },
 }
 
@@ -156,6 +145,22 @@ pub enum Signal {
     Usr2,
 }
 
+impl Signal {
+    /// By name, as `SIGTERM` or `TERM`, or by number.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text.strip_prefix("SIG").unwrap_or(text) {
+            "HUP" | "1" => Signal::Hup,
+            "INT" | "2" => Signal::Int,
+            "QUIT" | "3" => Signal::Quit,
+            "TERM" | "15" => Signal::Term,
+            "KILL" | "9" => Signal::Kill,
+            "USR1" | "10" => Signal::Usr1,
+            "USR2" | "12" => Signal::Usr2,
+            _ => return None,
+        })
+    }
+}
+
 /// Everything that makes a waiting guest a particular sandbox. Secrets belong here and nowhere else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -174,6 +179,18 @@ pub struct Identity {
     pub provision_digest: String,
     /// The command that runs as the sandbox's service when the image has no init.
     pub command: Vec<String>,
+    /// Whether that command is the image's own: such a service may end well and is then not started again.
+    #[serde(default)]
+    pub image_service: bool,
+    /// The user of the service and of commands that name none: a name or number, maybe with a group after a colon.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The folder where they start. It is made when it is not there.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// What asks the service to end.
+    #[serde(default = "term")]
+    pub stop_signal: Signal,
     /// How the network card is set up. `None` leaves it alone.
     #[serde(default)]
     pub network: Option<Network>,
@@ -186,6 +203,10 @@ pub struct Identity {
     pub clock_ns: u64,
     /// 32 random bytes in hex for the guest's entropy pool.
     pub entropy: String,
+}
+
+fn term() -> Signal {
+    Signal::Term
 }
 
 /// How a guest's network card is set up.

@@ -76,6 +76,13 @@ pub enum Edit<S> {
         /// Sandboxes, images and kernels to add.
         spec: S,
     },
+    /// Put these images and kernels in place of those of the same names.
+    Update {
+        /// Images and kernels.
+        spec: S,
+        /// Whether sandboxes whose image changes may lose their disks.
+        consent: bool,
+    },
     /// Mode running.
     Start {
         /// Which sandbox.
@@ -392,4 +399,58 @@ pub struct Version {
     pub pid: u32,
     /// How sandboxes run here, and why.
     pub vmm: String,
+}
+
+/// `POST /v1/resolve`: what a reference of a registry means.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolve {
+    /// The whole reference.
+    pub reference: String,
+    /// The project that asks.
+    pub project: Name,
+}
+
+/// The answer to [`Resolve`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolved {
+    /// The digest that it leads to now.
+    pub now: String,
+    /// The digest that it was known to lead to.
+    pub known: Option<String>,
+}
+
+/// `POST /v1/registries/login` and, without user and password, `logout`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// The registry's host.
+    pub registry: String,
+    /// The user.
+    #[serde(default)]
+    pub user: String,
+    /// The password or token.
+    #[serde(default)]
+    pub password: String,
+}
+
+/// A blob of `GET /v1/blobs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CachedBlob {
+    /// Its SHA-256.
+    pub digest: String,
+    /// Bytes that are there.
+    pub bytes: u64,
+    /// Whether it is whole; else the rest is fetched when it is needed.
+    pub whole: bool,
+}
+
+/// `POST /v1/blobs/prune`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prune {
+    /// Only say what would be removed.
+    pub dry_run: bool,
 }

@@ -201,6 +201,13 @@ impl Digest {
         Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
     }
 
+    /// Its 32 bytes.
+    pub fn bytes(&self) -> [u8; 32] {
+        let nibble = |digit: u8| if digit < b'a' { digit - b'0' } else { digit - b'a' + 10 };
+        let digits = self.0.as_bytes();
+        std::array::from_fn(|i| nibble(digits[2 * i]) << 4 | nibble(digits[2 * i + 1]))
+    }
+
     /// The first 12 digits, for people to read.
     pub fn short(&self) -> &str {
         &self.0[..12]
