@@ -22,6 +22,12 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// How long output may still trickle in after the command itself ended: a background child may hold the pipe.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// The sandbox's service, as its user.
+pub(crate) fn service(identity: &Identity) -> Result<Command, String> {
+    let exec = Exec { argv: identity.command.clone(), ..Exec::default() };
+    Ok(command(identity, &exec, &users::find(identity.user.as_deref())?, false))
+}
+
 /// A command as root with the sandbox's environment.
 pub(crate) fn plain(identity: &Identity, argv: &[String]) -> Command {
     let exec = Exec { argv: argv.to_vec(), ..Exec::default() };
@@ -51,7 +57,8 @@ pub(crate) fn command(identity: &Identity, exec: &Exec, user: &users::User, tty:
     let mut command = Command::new(&exec.argv[0]);
     command.args(&exec.argv[1..]).env_clear().envs(env).kill_on_drop(true);
     let home = if std::path::Path::new(&user.home).is_dir() { user.home.as_str() } else { "/" };
-    command.current_dir(exec.cwd.as_deref().unwrap_or(home));
+    let own = identity.workdir.as_deref().filter(|folder| std::path::Path::new(folder).is_dir());
+    command.current_dir(exec.cwd.as_deref().or(own).unwrap_or(home));
     let (uid, gid, groups) = (user.uid, user.gid, user.groups.clone());
     sys::prepare(&mut command, Prepare { uid, gid, groups, tty });
     command
@@ -94,7 +101,7 @@ fn start(exec: &Exec, state: &State) -> Result<(Child, Streams), String> {
     if exec.argv.is_empty() || exec.argv.iter().any(|arg| arg.contains('\0')) {
         return Err("the command is empty or has a NUL character".to_string());
     }
-    let user = users::find(exec.user.as_deref())?;
+    let user = users::find(exec.user.as_deref().or(identity.user.as_deref()))?;
     let mut command = command(&identity, exec, &user, exec.tty.is_some());
     let spawned = |command: &mut Command| {
         command.spawn().map_err(|error| {
@@ -218,20 +225,24 @@ fn control(payload: &[u8], group: Pid, terminal: Option<&std::fs::File>) -> Resu
             }
         }
         Control::Signal { signal } => {
-            let signal = match signal {
-                Signal::Hup => signal::Signal::SIGHUP,
-                Signal::Int => signal::Signal::SIGINT,
-                Signal::Quit => signal::Signal::SIGQUIT,
-                Signal::Term => signal::Signal::SIGTERM,
-                Signal::Kill => signal::Signal::SIGKILL,
-                Signal::Usr1 => signal::Signal::SIGUSR1,
-                Signal::Usr2 => signal::Signal::SIGUSR2,
-            };
             // It may have ended meanwhile.
-            let _ = killpg(group, signal);
+            let _ = killpg(group, to_signal(signal));
         }
     }
     Ok(())
+}
+
+/// A signal as the kernel knows it.
+pub(crate) fn to_signal(signal: Signal) -> signal::Signal {
+    match signal {
+        Signal::Hup => signal::Signal::SIGHUP,
+        Signal::Int => signal::Signal::SIGINT,
+        Signal::Quit => signal::Signal::SIGQUIT,
+        Signal::Term => signal::Signal::SIGTERM,
+        Signal::Kill => signal::Signal::SIGKILL,
+        Signal::Usr1 => signal::Signal::SIGUSR1,
+        Signal::Usr2 => signal::Signal::SIGUSR2,
+    }
 }
 
 /// From the command to the host. A terminal whose last user is gone reads as an error: that is its end.

@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -81,7 +81,10 @@ impl Identities {
             }
             None => {
                 let hidden = Arc::new(root::enter(&identity.volumes)?);
-                let has_init = is_executable(Path::new("/sbin/init"));
+                let has_init = has_init();
+                if let Some(folder) = &identity.workdir {
+                    at(folder, fs::create_dir_all(folder))?;
+                }
                 network::set_up(identity.network.as_ref())?;
                 if identity.network.is_some() {
                     self.names.start()?;
@@ -107,6 +110,22 @@ impl Identities {
 fn announce(word: &str) -> Result<(), Error> {
     let mut out = std::io::stdout();
     at("telling process 1", writeln!(out, "{word}").and_then(|()| out.flush()))
+}
+
+/// Whether the image brings an init of its own. A BusyBox that is there for its shell is none: images of registries
+/// have one under that name, with nothing for it to do.
+fn has_init() -> bool {
+    let init = Path::new("/sbin/init");
+    if !is_executable(init) {
+        return false;
+    }
+    let same = |one: &Path, other: &Path| {
+        let (one, other) = (fs::metadata(one), fs::metadata(other));
+        one.and_then(|one| Ok((one, other?)))
+            .is_ok_and(|(one, other)| (one.dev(), one.ino()) == (other.dev(), other.ino()))
+    };
+    let busybox = ["/bin/busybox", "/bin/sh"].iter().any(|path| same(init, Path::new(path)));
+    !busybox || is_executable(Path::new("/sbin/openrc"))
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -19,7 +19,6 @@ mod shutdown;
 mod ssh;
 mod state;
 mod sys;
-mod unpack;
 mod users;
 
 fn main() {

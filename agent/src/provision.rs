@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long systemd may take until it answers.
@@ -99,12 +100,17 @@ pub(crate) async fn keep_running(state: State) {
     let mut pause = Duration::from_millis(500);
     loop {
         let Some(identity) = state.identity() else { return };
+        if state.phase() == Phase::Leaving {
+            return;
+        }
         // The service may need what the provision makes.
         while matches!(state.phase(), Phase::Provisioning | Phase::Identifying) {
             sleep(PROBE_PAUSE / 5).await;
         }
         let start = Instant::now();
-        match to_console(&identity, &identity.command).await {
+        match serve(&state, &identity).await {
+            // An image's own is often a shell, which has nothing to read and ends well.
+            Ok(0) if identity.image_service => return,
             Ok(code) => eprintln!("banger-agent: the service ended with {code}"),
             Err(error) => eprintln!("banger-agent: the service did not start: {error}"),
         }
@@ -116,16 +122,29 @@ pub(crate) async fn keep_running(state: State) {
     }
 }
 
+/// Runs the service once. Its number is known as long as it runs, for whoever asks it to end.
+async fn serve(state: &State, identity: &Identity) -> std::io::Result<i32> {
+    let mut command = exec::service(identity).map_err(std::io::Error::other)?;
+    let mut child = on_console(&mut command).spawn()?;
+    state.set_service(child.id());
+    let status = child.wait().await;
+    state.set_service(None);
+    Ok(exec::code(status?))
+}
+
 async fn to_console(identity: &Identity, argv: &[String]) -> std::io::Result<i32> {
     let mut command = exec::plain(identity, argv);
+    Ok(exec::code(on_console(&mut command).status().await?))
+}
+
+fn on_console(command: &mut Command) -> &mut Command {
     let console = || {
         fs::OpenOptions::new()
             .write(true)
             .open("/dev/console")
             .map_or_else(|_| Stdio::null(), Stdio::from)
     };
-    command.stdin(Stdio::null()).stdout(console()).stderr(console());
-    Ok(exec::code(command.status().await?))
+    command.stdin(Stdio::null()).stdout(console()).stderr(console())
 }
 
 async fn silently(identity: &Identity, argv: &[String]) -> std::io::Result<i32> {

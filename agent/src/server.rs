@@ -2,7 +2,7 @@
 
 use crate::identity::Identities;
 use crate::state::State;
-use crate::{Error, at, exec, forward, shutdown, unpack};
+use crate::{Error, at, exec, forward, shutdown};
 use banger_wire::agent::{HEARTBEAT_SECS, PORT, Reply, Request};
 use banger_wire::frame::Kind;
 use banger_wire::stream::{Reader, send_message as reply};
@@ -74,7 +74,6 @@ async fn converse(stream: VsockStream, state: State, identities: Identities) -> 
         }
         Request::Ssh => crate::ssh::relay(&state, reader, write).await,
         Request::Shutdown => shutdown::run(&state, &mut write).await,
-        Request::Build { archive_bytes } => unpack::run(archive_bytes, &mut write).await,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The orderly end: services stop, disks are synced, the machine goes off.
 
-use crate::Error;
 use crate::state::State;
-use banger_wire::agent::{Phase, Reply};
+use crate::{Error, exec};
+use banger_wire::agent::{Phase, Reply, Signal as Wanted};
 use banger_wire::stream::send_message as reply;
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
@@ -34,11 +34,26 @@ pub(crate) async fn run(state: &State, write: &mut (impl AsyncWrite + Unpin)) ->
         }
         power_off();
     }
+    end_service(state).await;
     end_processes().await;
     sync();
     reply(write, &Reply::Done).await?;
     sleep(Duration::from_millis(10)).await;
     power_off();
+}
+
+/// The signal that the service wants to be asked with, where it is another than TERM; and time to end.
+async fn end_service(state: &State) {
+    let signal = state.identity().map_or(Wanted::Term, |identity| identity.stop_signal);
+    let Some(service) = state.service().filter(|_| signal != Wanted::Term) else { return };
+    let service = Pid::from_raw(i32::try_from(service).unwrap_or(i32::MAX));
+    if kill(service, exec::to_signal(signal)).is_err() {
+        return;
+    }
+    let start = Instant::now();
+    while kill(service, None).is_ok() && start.elapsed() < TERM_GRACE {
+        sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// TERM to everybody but process 1 and us, and KILL to who is still there.

@@ -3,7 +3,7 @@
 use banger_wire::agent::{GuestState, Identity, Phase};
 use banger_wire::id::Generation;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use tokio::sync::watch;
 
 /// Shared by everything in the server.
@@ -12,6 +12,7 @@ pub(crate) struct State {
     guest: Arc<watch::Sender<GuestState>>,
     identity: Arc<RwLock<Option<Identity>>>,
     serves_ssh: Arc<AtomicBool>,
+    service: Arc<Mutex<Option<u32>>>,
 }
 
 impl State {
@@ -27,12 +28,21 @@ impl State {
             detail: String::new(),
         };
         let (guest, identity) = (Arc::new(watch::channel(guest).0), Arc::new(RwLock::new(None)));
-        Self { guest, identity, serves_ssh: Arc::default() }
+        Self { guest, identity, serves_ssh: Arc::default(), service: Arc::default() }
     }
 
     /// Whether the network's SSH server was started before. It is from now on.
     pub(crate) fn serves_ssh(&self) -> bool {
         self.serves_ssh.swap(true, Ordering::SeqCst)
+    }
+
+    /// The service's process, as long as it runs.
+    pub(crate) fn service(&self) -> Option<u32> {
+        *self.service.lock().expect("no holder panics")
+    }
+
+    pub(crate) fn set_service(&self, process: Option<u32>) {
+        *self.service.lock().expect("no holder panics") = process;
     }
 
     /// Sees every change from now on.

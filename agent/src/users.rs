@@ -13,14 +13,28 @@ pub(crate) struct User {
     pub(crate) shell: String,
 }
 
-/// A user by name or number; root when none is named.
+/// A user by name or number, with another group after a colon; root when none is named.
 pub(crate) fn find(wanted: Option<&str>) -> Result<User, String> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let group = fs::read_to_string("/etc/group").unwrap_or_default();
     find_in(&passwd, &group, wanted.unwrap_or("root"))
 }
 
+/// A group by name or number.
+fn group_in(group: &str, wanted: &str) -> Result<u32, String> {
+    let lines = group.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let named = lines.filter(|fields| fields.len() >= 3).find(|fields| fields[0] == wanted);
+    let number = named.map_or(wanted, |fields| fields[2]).parse();
+    number.map_err(|_| format!("there is no group \"{wanted}\" in the guest"))
+}
+
 fn find_in(passwd: &str, group: &str, wanted: &str) -> Result<User, String> {
+    if let Some((user, other)) = wanted.split_once(':') {
+        let mut user = find_in(passwd, group, user)?;
+        user.gid = group_in(group, other)?;
+        user.groups = vec![user.gid];
+        return Ok(user);
+    }
     let number: Option<u32> = wanted.parse().ok();
     let lines = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
     let found = lines
@@ -69,5 +83,9 @@ mod tests {
         assert_eq!(find_in(PASSWD, GROUP, "4242").expect("a number needs no entry").uid, 4242);
         assert_eq!(find_in("", "", "root").expect("root is always there").uid, 0);
         assert!(find_in(PASSWD, GROUP, "nobody-here").is_err());
+        let other = find_in(PASSWD, GROUP, "dev:sudo").expect("known");
+        assert_eq!((other.uid, other.gid, other.groups.as_slice()), (1000, 27, &[27][..]));
+        assert_eq!(find_in(PASSWD, GROUP, "7:8").map(|user| (user.uid, user.gid)), Ok((7, 8)));
+        assert!(find_in(PASSWD, GROUP, "dev:nothing").is_err());
     }
 }

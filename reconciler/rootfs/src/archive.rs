@@ -165,9 +165,12 @@ impl<R: Read> Archive<R> {
     }
 
     fn exact(&mut self, buffer: &mut [u8]) -> Result<(), Fault> {
-        self.inner.read_exact(buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Fault::Refused("the archive is cut off".into()),
-            _ => Fault::Read(error),
+        self.inner.read_exact(buffer).map_err(|error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                Fault::Refused("the archive is cut off".into())
+            } else {
+                Fault::Read(error)
+            }
         })
     }
 
@@ -376,7 +379,10 @@ impl<R: Read> Archive<R> {
 
 fn bounded(pieces: usize) -> Result<(), Fault> {
     if pieces > limits::PIECES {
-        return Err(Fault::Budget(format!("a sparse file has more than {} pieces", limits::PIECES)));
+        return Err(Fault::Budget(format!(
+            "a sparse file has more than {} pieces",
+            limits::PIECES
+        )));
     }
     Ok(())
 }

@@ -109,7 +109,9 @@ fn decode(
             Box::new(decoder)
         }
         [b'B', b'Z', b'h', _] | [0xfd, b'7', b'z', b'X'] => {
-            return Err(Fault::Refused("it is packed by bzip2 or xz, which images may not be".into()));
+            return Err(Fault::Refused(
+                "it is packed by bzip2 or xz, which images may not be".into(),
+            ));
         }
         _ => Box::new(buffered),
     };
@@ -147,12 +149,11 @@ fn decode(
 }
 
 fn broken(error: io::Error) -> Fault {
-    match error.kind() {
-        io::ErrorKind::InvalidData
-        | io::ErrorKind::InvalidInput
-        | io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::Other => Fault::Refused(format!("it cannot be unpacked: {error}")),
-        _ => Fault::Read(error),
+    use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+    if [InvalidData, InvalidInput, UnexpectedEof, Other].contains(&error.kind()) {
+        Fault::Refused(format!("it cannot be unpacked: {error}"))
+    } else {
+        Fault::Read(error)
     }
 }
 

@@ -24,8 +24,7 @@ pub struct Counts {
 }
 
 /// The devices that an image may have: null, zero, full, random, urandom, tty, console, ptmx.
-const DEVICES: [(u32, u32); 8] =
-    [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
+const DEVICES: [(u32, u32); 8] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -74,8 +73,7 @@ impl Applier<'_> {
         if before.is_some_and(|child| child.layer == layer) && entry.kind != Kind::Folder {
             self.counts.duplicates += 1;
         }
-        let meta =
-            Meta { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime };
+        let meta = Meta { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime };
         let body = match entry.kind {
             Kind::Hardlink => return self.hardlink(layer, parent, &name, &entry),
             Kind::Folder => {

@@ -126,8 +126,7 @@ fn a_wrong_diff_id_is_found() {
     let bytes = plain("a", b'0', b"one");
     let mut out = tempfile::tempfile().expect("a file");
     let layer = Layer { read: Box::new(Cursor::new(bytes)), diff_id: Some([1; 32]) };
-    let outcome =
-        build(vec![layer], out.try_clone().expect("opens"), &Limits::default(), &|_| {});
+    let outcome = build(vec![layer], out.try_clone().expect("opens"), &Limits::default(), &|_| {});
     assert!(matches!(outcome, Err(Error::DiffId { layer: 1, .. })), "{outcome:?}");
     out.seek(SeekFrom::Start(1024)).expect("seeks");
 }
