@@ -3,12 +3,15 @@
 use crate::drivers::{DiskRemoval, DiskTarget, Drivers, NetChange, Outcome, Progress};
 use crate::fault::Fault;
 use banger_plan::action::Action;
+use banger_plan::actual::ImageConfig;
 use banger_plan::boot::Nic;
 use banger_plan::desired::{Desired, DesiredSandbox};
 use banger_plan::recipe;
-use banger_wire::agent::{Identity, Network, ReadyProbe, Ssh};
+use banger_schema::spec::SandboxSpec;
+use banger_wire::agent::{Identity, Network, ReadyProbe, Signal, Ssh};
 use banger_wire::api::ProblemKind;
 use banger_wire::id::{Generation, SandboxId};
+use std::collections::BTreeMap;
 
 /// What an identity needs and a pure value cannot know.
 pub trait Moment: Send + Sync {
@@ -34,9 +37,7 @@ pub async fn apply(
     let Drivers { disk, vmm, guest, net } = drivers;
     match action {
         Action::BuildKernel { recipe, source } => disk.build_kernel(recipe, source, progress).await,
-        Action::BuildImage { recipe, source, builder } => {
-            disk.build_image(recipe, source, builder, progress).await
-        }
+        Action::BuildImage { recipe, source } => disk.build_image(recipe, source, progress).await,
         Action::RemoveKernel { recipe } => disk.remove(&DiskRemoval::Kernel(recipe.clone())).await,
         Action::RemoveImage { recipe } => disk.remove(&DiskRemoval::Image(recipe.clone())).await,
         Action::CreateVolume { volume, size } | Action::GrowVolume { volume, size, .. } => {
@@ -73,8 +74,8 @@ pub async fn apply(
         Action::StopVmm { sandbox, kill } => vmm.stop(sandbox, *kill).await,
         Action::RemoveRun { sandbox } => vmm.remove_run(sandbox).await,
         Action::ShutdownGuest { sandbox } => guest.shut_down(sandbox).await,
-        Action::Identify { sandbox, generation, nic } => {
-            let identity = identity(desired, sandbox, *generation, *nic, moment)?;
+        Action::Identify { sandbox, generation, nic, config } => {
+            let identity = identity(desired, sandbox, *generation, *nic, config, moment)?;
             guest.identify(sandbox, identity).await
         }
         Action::Publish { sandbox, host, guest } => net.publish(sandbox, *host, *guest).await,
@@ -94,6 +95,7 @@ fn identity(
     sandbox: &SandboxId,
     generation: Generation,
     nic: Nic,
+    config: &ImageConfig,
     moment: &dyn Moment,
 ) -> Result<Identity, Fault> {
     let wanted = desired.sandboxes.get(sandbox).filter(|wanted| wanted.generation == generation);
@@ -103,17 +105,42 @@ fn identity(
     Ok(Identity {
         generation,
         hostname: wanted.name.to_string(),
-        env: spec.env.clone(),
+        env: merged(&config.env, &spec.env),
         volumes: spec.volumes.iter().map(|mount| mount.at.clone()).collect(),
         provision: spec.provision.clone(),
         provision_digest: recipe::digest(&spec.provision).to_string(),
-        command: spec.command.clone(),
+        command: service(spec, config),
+        user: spec.user.clone().or_else(|| config.user.clone()),
+        workdir: spec.workdir.clone().or_else(|| config.workdir.clone()),
+        stop_signal: spec.stop_signal.or(config.stop_signal).unwrap_or(Signal::Term),
+        image_service: spec.command.is_empty() && spec.entrypoint.is_empty(),
         ssh: moment.ssh(sandbox),
         network: network(desired, wanted, nic),
         ready: ready.map(|r| ReadyProbe { exec: r.exec.clone(), timeout_secs: r.timeout_secs }),
         clock_ns: moment.clock_ns(),
         entropy: moment.entropy(),
     })
+}
+
+/// What the image says, with what the file says over it.
+fn merged(
+    image: &BTreeMap<String, String>,
+    own: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    image.iter().chain(own).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The sandbox's service: its entrypoint and what follows, each the file's own or else the image's. Another entrypoint
+/// does not go with the image's words for its own.
+fn service(spec: &SandboxSpec, config: &ImageConfig) -> Vec<String> {
+    let replaced = !spec.entrypoint.is_empty();
+    let first = if replaced { &spec.entrypoint } else { &config.entrypoint };
+    let rest = match spec.command.is_empty() {
+        false => spec.command.as_slice(),
+        true if replaced => &[],
+        true => config.command.as_slice(),
+    };
+    first.iter().filter(|word| !word.is_empty()).chain(rest).cloned().collect()
 }
 
 /// How a guest sets up its card.

@@ -4,7 +4,7 @@ use crate::fault::{During, Fault};
 use banger_wire::id::{Digest, SandboxId, VolumeId};
 use std::fs::{self, DirBuilder, File};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -161,10 +161,23 @@ pub fn unique() -> String {
 /// # Errors
 /// When any of that fails; then the old content is still there.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), Fault> {
+    write_with(path, content, 0o644)
+}
+
+/// As [`write_whole`], and only its owner can read it, from its first moment.
+///
+/// # Errors
+/// When any of that fails; then the old content is still there.
+pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), Fault> {
+    write_with(path, content, 0o600)
+}
+
+fn write_with(path: &Path, content: &[u8], mode: u32) -> Result<(), Fault> {
     let beside = path.with_extension(format!("{}.new", unique()));
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || {
-        let mut file = File::create_new(&beside)?;
+        let open = || File::options().write(true).create_new(true).mode(mode).open(&beside);
+        let mut file = open()?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;

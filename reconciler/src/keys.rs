@@ -1,7 +1,7 @@
 //! SSH keys: one secret of the installation, and every key derived from it. None is stored beside it but the client's,
 //! which OpenSSH reads as a file.
 
-use crate::fault::{During, Fault};
+use crate::fault::Fault;
 use crate::folders::{self, Folders};
 use crate::host;
 use banger_wire::agent::Ssh;
@@ -107,9 +107,7 @@ fn key(seed: &[u8; 32]) -> PrivateKey {
 
 /// Whole or not at all, and never readable for others.
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Fault> {
-    folders::write_whole(path, bytes)?;
-    let mode = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(path, mode).during(|| format!("closing {}", path.display()))
+    folders::write_secret(path, bytes)
 }
 
 #[cfg(test)]

@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// The schema that this program writes. Raised with every migration.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 /// From each version to the next. Only ever added to.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE thing (
@@ -32,6 +32,10 @@ const MIGRATIONS: [&str; 2] = [
         SELECT count(*) FROM thing AS before WHERE before.kind = 'sandbox' AND before.id < thing.id
     )) WHERE kind = 'sandbox';
     INSERT INTO meta (key, value) VALUES ('subnet', 'null'), ('cooling', '{}');
+",
+    // Images were built in a guest, and named its kernel.
+    "
+    UPDATE thing SET value = json_remove(value, '$.builder') WHERE kind = 'image';
 ",
 ];
 

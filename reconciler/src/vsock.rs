@@ -73,30 +73,21 @@ impl Conversation {
         }
     }
 
-    /// Waits for `Done`, passing `Progress` on.
+    /// Waits for `Done`.
     ///
     /// # Errors
-    /// When the guest says that it failed, or says nothing for so long.
-    pub async fn done(
-        &mut self,
-        silence: Duration,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> io::Result<()> {
-        loop {
-            match self.reply(silence).await? {
-                Reply::Done => return Ok(()),
-                Reply::Progress { done } => progress(done),
-                Reply::Failed { message } => {
-                    return Err(io::Error::other(banger_wire::text::clean_line(&message)));
-                }
-                Reply::State(_)
-                | Reply::Started
-                | Reply::Taken
-                | Reply::Ports { .. }
-                | Reply::Exit { .. } => {
-                    return Err(broken("the guest sent another message than was due"));
-                }
+    /// When the guest says that it failed, or something else, or nothing for so long.
+    pub async fn done(&mut self, silence: Duration) -> io::Result<()> {
+        match self.reply(silence).await? {
+            Reply::Done => Ok(()),
+            Reply::Failed { message } => {
+                Err(io::Error::other(banger_wire::text::clean_line(&message)))
             }
+            Reply::State(_)
+            | Reply::Started
+            | Reply::Taken
+            | Reply::Ports { .. }
+            | Reply::Exit { .. } => Err(broken("the guest sent another message than was due")),
         }
     }
 }

@@ -200,12 +200,18 @@ pub(crate) struct Target {
 /// Everything that a flag can say, the file can say too.
 #[derive(Debug, Args)]
 pub(crate) struct Shape {
-    /// The image: the Bangerfile's or the catalog's
-    #[arg(long, default_value = banger_schema::catalog::DEFAULT_IMAGE)]
-    pub(crate) image: Name,
+    /// The image: the Bangerfile's, the catalog's, or a registry's, like docker.io/library/alpine:3.22
+    #[arg(long, default_value = banger_schema::catalog::DEFAULT_IMAGE, value_parser = picture)]
+    pub(crate) image: Picture,
     /// Another kernel than the image's
-    #[arg(long)]
+    #[arg(long, value_parser = artifact)]
     pub(crate) kernel: Option<Name>,
+    /// The user of its service and commands, instead of the image's own
+    #[arg(long = "as", value_name = "USER")]
+    pub(crate) service_user: Option<String>,
+    /// What its service begins with, instead of the image's own; "" for nothing
+    #[arg(long, value_name = "WORD")]
+    pub(crate) entrypoint: Vec<String>,
     /// Processors
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub(crate) cpus: Option<u8>,
@@ -254,9 +260,63 @@ pub(crate) enum Image {
         /// Its name, or the start of its recipe's digest
         image: String,
     },
+    /// Bring an image here, with its kernel: of the catalog by name, or of a registry by reference
+    Pull {
+        /// Its name, or a reference like docker.io/library/alpine:3.22
+        #[arg(value_parser = picture)]
+        image: Picture,
+        /// Another name for it
+        #[arg(long, value_parser = artifact)]
+        name: Option<Name>,
+        /// Take the newer image when the reference moved
+        #[arg(long)]
+        update: bool,
+        /// Let sandboxes lose their disks when their image changes
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Make an image of files here: an OCI layout, a docker save archive, a tar archive or folder, or an ext4 image
+    Register {
+        /// Its name
+        #[arg(value_parser = artifact)]
+        name: Name,
+        /// Where it is
+        path: PathBuf,
+        /// Its kernel, instead of the catalog's
+        #[arg(long, value_parser = artifact)]
+        kernel: Option<Name>,
+    },
+    /// Keep a project's image for all projects and commands, whatever becomes of that project
+    Promote {
+        /// Its name, project/name, or the start of its recipe's digest
+        image: String,
+        /// Another name for it
+        #[arg(long, value_parser = artifact)]
+        name: Option<Name>,
+    },
+    /// Let a registry know us
+    Login {
+        /// Its host; docker.io for Docker Hub
+        registry: String,
+        /// The user
+        #[arg(short, long)]
+        user: String,
+        /// Read the password from standard input; it is asked for if not given
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Forget the password for a registry
+    Logout {
+        /// Its host
+        registry: String,
+    },
+    /// What was downloaded
+    #[command(subcommand)]
+    Cache(Cache),
     /// Build an image of the Bangerfile or the catalog
     Build {
         /// Its name
+        #[arg(value_parser = artifact)]
         image: Name,
     },
     /// Delete an image that nothing uses
@@ -267,7 +327,33 @@ pub(crate) enum Image {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Cache {
+    /// List the blobs that are here
+    List,
+    /// Remove them: images that are built do not need them
+    Prune {
+        /// Only show what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Kernel {
+    /// Bring a kernel here: of the Bangerfile or the catalog
+    Pull {
+        /// Its name
+        #[arg(value_parser = artifact)]
+        kernel: Name,
+    },
+    /// Make a kernel of a file here: an image, an archive or a folder with an image and its modules
+    Import {
+        /// Its name
+        #[arg(value_parser = artifact)]
+        name: Name,
+        /// Where it is
+        path: PathBuf,
+    },
     /// List kernels
     List,
     /// Show everything about a kernel
@@ -280,6 +366,45 @@ pub(crate) enum Kernel {
         /// Its name, or the start of its recipe's digest
         kernel: String,
     },
+}
+
+/// What stands where an image is named.
+#[derive(Debug, Clone)]
+pub(crate) enum Picture {
+    /// A name of the Bangerfile or the catalog.
+    Name(Name),
+    /// An image of a registry.
+    Oci(banger_schema::spec::OciImage),
+}
+
+impl Picture {
+    /// The name that it has, or gets when it is declared: the last part and the tag.
+    pub(crate) fn name(&self) -> Name {
+        match self {
+            Picture::Name(name) => name.clone(),
+            Picture::Oci(image) => {
+                let last = image.reference.rsplit('/').next().unwrap_or("image");
+                let digest = image.digest.as_ref().and_then(|d| d.get(7..15));
+                let text = match digest {
+                    Some(digest) => format!("{last}-{digest}"),
+                    None => last.to_string(),
+                };
+                Name::from_lossy(&text.replace([':', '.', '_'], "-"), "image")
+            }
+        }
+    }
+}
+
+/// The name of an image or kernel: a dot counts as a dash.
+pub(crate) fn artifact(text: &str) -> Result<Name, String> {
+    Name::new(text.replace('.', "-")).map_err(|error| error.rule)
+}
+
+fn picture(text: &str) -> Result<Picture, String> {
+    if banger_schema::reference::looks_like_one(text) {
+        return banger_schema::reference::parse(text).map(Picture::Oci);
+    }
+    artifact(text).map(Picture::Name)
 }
 
 fn size(text: &str) -> Result<Mib, String> {

@@ -5,6 +5,7 @@ mod arguments;
 mod client;
 mod command;
 mod failure;
+mod local;
 mod project;
 mod show;
 mod terminal;

@@ -2,6 +2,7 @@
 
 use crate::arguments::Global;
 use crate::failure::{FAILED, Failure, USAGE};
+use crate::local;
 use anyhow::Result;
 use banger_schema::{Language, Spec};
 use banger_wire::derive::{DEFAULT_PROJECT, RUN_PROJECT};
@@ -43,7 +44,11 @@ pub(crate) fn need(global: &Global) -> Result<Bangerfile> {
 impl Bangerfile {
     /// What it says.
     pub(crate) fn parse(&self) -> Result<Spec> {
-        Ok(banger_schema::parse(&self.path.display().to_string(), &self.text, self.language)?)
+        let name = self.path.display().to_string();
+        let mut spec = banger_schema::parse(&name, &self.text, self.language)?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        local::complete(&mut spec, folder.unwrap_or(Path::new(".")))?;
+        Ok(spec)
     }
 
     /// The project's name: given, or the file's, or its folder's.

@@ -6,7 +6,7 @@ use banger_wire::frame::{Kind, MAX_CHUNK};
 use banger_wire::stream::{Reader, send, send_message};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
@@ -49,6 +49,24 @@ impl Drop for Raw {
     }
 }
 
+/// Asks for a secret without showing it. `None` without a terminal.
+pub(crate) fn secret(question: &str) -> Result<Option<String>> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    let quiet = Raw(tcgetattr(std::io::stdin())?);
+    let mut silent = quiet.0.clone();
+    silent.local_flags.remove(LocalFlags::ECHO);
+    tcsetattr(std::io::stdin(), SetArg::TCSANOW, &silent)?;
+    eprint!("{question}");
+    std::io::stderr().flush()?;
+    let mut text = String::new();
+    std::io::stdin().read_line(&mut text)?;
+    drop(quiet);
+    eprintln!();
+    Ok(Some(text.trim_end_matches(['\r', '\n']).to_string()))
+}
+
 /// What goes to the guest besides its input.
 enum ToGuest {
     Input(Vec<u8>),
@@ -89,11 +107,7 @@ pub(crate) async fn carry(
             Kind::Stdin => {}
             Kind::Control => match serde_json::from_slice(&frame.payload)? {
                 Reply::Taken => window.add_permits(1),
-                Reply::Started
-                | Reply::State(_)
-                | Reply::Done
-                | Reply::Ports { .. }
-                | Reply::Progress { .. } => {}
+                Reply::Started | Reply::State(_) | Reply::Done | Reply::Ports { .. } => {}
                 Reply::Exit { code } => break code,
                 Reply::Failed { message } => bail!("{message}"),
             },

@@ -1,5 +1,6 @@
 //! One driver call with one effect, carrying only the data it needs. It prints as one line.
 
+use crate::actual::ImageConfig;
 use crate::boot::{Boot, Nic};
 use banger_schema::spec::{ImageSource, KernelSource};
 use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
@@ -46,8 +47,6 @@ pub enum Action {
         recipe: Digest,
         /// What it is made from.
         source: ImageSource,
-        /// The recipe of the kernel of the guest that may be needed to build it.
-        builder: Digest,
     },
     /// Remove a stored image.
     RemoveImage {
@@ -162,6 +161,8 @@ pub enum Action {
         generation: Generation,
         /// How its card is connected.
         nic: Nic,
+        /// How its image says that programs are run.
+        config: Box<ImageConfig>,
     },
     /// Open a port on the host's loopback that leads into the guest.
     Publish {

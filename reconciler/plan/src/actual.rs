@@ -1,9 +1,10 @@
 //! What was seen. Made by *observe*, once per pass; planning sees nothing else.
 
 use crate::boot::Boot;
-use banger_wire::agent::GuestState;
+use banger_wire::agent::{GuestState, Signal};
 use banger_wire::id::{Digest, SandboxId, VolumeId};
 use banger_wire::size::Mib;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// One fact. Nothing is destroyed or made anew on [`Seen::Unknown`].
@@ -137,6 +138,26 @@ pub struct ArtifactFact {
     pub bytes: u64,
     /// More facts for people, `name: value`.
     pub details: Vec<String>,
+    /// How the image says that its programs are run.
+    pub config: ImageConfig,
+}
+
+/// How an image says that its programs are run. It is the guest's business alone (R-I9).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImageConfig {
+    /// The environment of everything that runs in it.
+    pub env: BTreeMap<String, String>,
+    /// The user of its service and of commands: a name or number, maybe with a group after a colon.
+    pub user: Option<String>,
+    /// The folder where they start.
+    pub workdir: Option<String>,
+    /// What its service begins with.
+    pub entrypoint: Vec<String>,
+    /// What follows.
+    pub command: Vec<String>,
+    /// What asks its service to end.
+    pub stop_signal: Option<Signal>,
 }
 
 /// A volume's disk.

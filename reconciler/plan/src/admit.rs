@@ -200,16 +200,12 @@ pub fn remove_image(desired: &mut Desired, recipe: &Digest) -> Result<(), Refusa
 /// Marks a kernel as not wanted any more.
 ///
 /// # Errors
-/// When a sandbox or an image that is still to be built uses it.
+/// When a sandbox uses it or a project declares it.
 pub fn remove_kernel(desired: &mut Desired, recipe: &Digest) -> Result<(), Refusal> {
     let users = desired.sandboxes.values().filter(|s| s.kernel == *recipe);
     let mut users: Vec<String> = users.map(|s| format!("{}/{}", s.project, s.name)).collect();
     let declared = desired.kernel_names(recipe).into_iter().filter_map(|(project, _)| project);
     users.extend(declared.map(|project| format!("the Bangerfile of {project}")));
-    let images = desired.images.values();
-    if images.filter(|i| i.life == ArtifactLife::Wanted).any(|i| i.builder == *recipe) {
-        users.push("an image".to_string());
-    }
     if !users.is_empty() {
         let what = desired.title(&crate::desired::Key::Kernel(recipe.clone()));
         return Err(Refusal::Used { what, users: users.join(", ") });

@@ -174,7 +174,7 @@ pub fn choose_subnet(desired: &mut Desired, free: impl Fn(Subnet) -> bool) {
 fn assign_artifacts(next: &mut Desired) {
     let default_kernel = Name::new(catalog::DEFAULT_KERNEL).expect("a valid name");
     let mut kernels = BTreeMap::new();
-    let mut images: BTreeMap<Digest, (_, Digest)> = BTreeMap::new();
+    let mut images = BTreeMap::new();
     for spec in next.projects.values() {
         for kernel in spec.kernels.values() {
             kernels.insert(recipe::kernel(&kernel.source), kernel.source.clone());
@@ -182,12 +182,11 @@ fn assign_artifacts(next: &mut Desired) {
         let used = spec.sandboxes.values().map(|sandbox| &sandbox.image);
         for name in spec.images.keys().chain(used) {
             let image = catalog::image(spec, name).expect("the spec was checked");
-            let builder = image.kernel.as_ref().unwrap_or(&default_kernel);
-            let builder = catalog::kernel(spec, builder).expect("the spec was checked");
-            let digest = recipe::kernel(&builder.source);
-            kernels.insert(digest.clone(), builder.source.clone());
-            let entry = (image.source.clone(), digest);
-            images.entry(recipe::image(&image.source)).or_insert(entry);
+            // An image comes with the kernel that its sandboxes boot.
+            let kernel = image.kernel.as_ref().unwrap_or(&default_kernel);
+            let kernel = catalog::kernel(spec, kernel).expect("the spec was checked");
+            kernels.insert(recipe::kernel(&kernel.source), kernel.source.clone());
+            images.insert(recipe::image(&image.source), image.source.clone());
         }
         for name in spec.sandboxes.values().filter_map(|sandbox| sandbox.kernel.as_ref()) {
             let kernel = catalog::kernel(spec, name).expect("the spec was checked");
@@ -215,8 +214,8 @@ fn assign_artifacts(next: &mut Desired) {
     for (digest, source) in kernels {
         next.kernels.insert(digest, DesiredKernel { source, life: ArtifactLife::Wanted });
     }
-    for (digest, (source, builder)) in images {
-        next.images.insert(digest, DesiredImage { source, builder, life: ArtifactLife::Wanted });
+    for (digest, source) in images {
+        next.images.insert(digest, DesiredImage { source, life: ArtifactLife::Wanted });
     }
 }
 
@@ -297,7 +296,11 @@ pub fn destroyed(previous: &Desired, next: &Desired, actual: &Actual) -> BTreeSe
         };
         let other_image = match actual.sandboxes.get(id).map(|fact| &fact.disk) {
             Some(crate::Seen::Absent) => continue,
-            Some(crate::Seen::Present(disk)) => disk.recipe != sandbox.image,
+            Some(crate::Seen::Present(disk)) => {
+                let image = actual.images.get(&sandbox.image).and_then(crate::Seen::present);
+                disk.recipe != sandbox.image
+                    && image.is_none_or(|image| image.content != disk.content)
+            }
             Some(crate::Seen::Unknown(_)) | None => sandbox.image != before.image,
         };
         if (sandbox.life == Life::Removed || other_image) && !sandbox.ephemeral {

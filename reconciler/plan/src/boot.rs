@@ -2,6 +2,7 @@
 
 use crate::desired::DesiredSandbox;
 use crate::recipe;
+use banger_schema::spec::SandboxSpec;
 use banger_wire::id::{Cid, Digest, SandboxId, VolumeId};
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub struct Boot {
     pub volumes: Vec<(VolumeId, String)>,
     /// The service of an image without init.
     pub command: Vec<String>,
+    /// What the service begins with, its user and its folder, where the file says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub run_as: Vec<String>,
     /// Its vsock address.
     pub cid: Cid,
     /// How it is connected.
@@ -75,6 +79,7 @@ impl Boot {
             disk: spec.disk,
             volumes: desired.volumes.iter().cloned().zip(at).collect(),
             command: spec.command.clone(),
+            run_as: run_as(spec),
             cid: desired.cid,
             nic,
             restarts: spec.restarts,
@@ -101,6 +106,7 @@ impl Boot {
         differ("volumes", volumes(running), volumes(wanted));
         differ("network card", running.nic.to_string(), wanted.nic.to_string());
         differ("command", running.command.join(" "), wanted.command.join(" "));
+        differ("entrypoint, user and workdir", running.run_as.join(" "), wanted.run_as.join(" "));
         if running.restarts != wanted.restarts {
             lines.push("restart was asked for".to_string());
         }
@@ -109,6 +115,14 @@ impl Boot {
         }
         lines
     }
+}
+
+/// Empty where the file says nothing, so that a sandbox of an earlier version is still the same.
+fn run_as(spec: &SandboxSpec) -> Vec<String> {
+    let named = [("user", &spec.user), ("workdir", &spec.workdir)];
+    let named =
+        named.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
+    spec.entrypoint.iter().map(|word| format!("entrypoint={word}")).chain(named).collect()
 }
 
 fn volumes(boot: &Boot) -> String {

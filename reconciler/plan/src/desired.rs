@@ -109,8 +109,6 @@ pub struct DesiredKernel {
 pub struct DesiredImage {
     /// What it is made from.
     pub source: ImageSource,
-    /// The kernel of the guest that builds it, where the host cannot write the filesystem itself.
-    pub builder: Digest,
     /// Whether it should be there.
     pub life: ArtifactLife,
 }
@@ -258,9 +256,6 @@ impl Desired {
             Key::Kernel(digest) => {
                 self.sandboxes.values().filter(ours).any(|s| s.kernel == *digest)
                     || self.kernel_names(digest).iter().any(|(owner, _)| *owner == Some(project))
-                    || self.images.iter().any(|(image, desired)| {
-                        desired.builder == *digest && self.uses_image(image, project)
-                    })
             }
             Key::Image(digest) => self.uses_image(digest, project),
             Key::Volume(id) => self.volumes.get(id).is_some_and(|v| v.project == *project),
@@ -271,14 +266,12 @@ impl Desired {
     /// A sandbox and what it is made from.
     pub fn needs(&self, id: &SandboxId) -> Vec<Key> {
         let Some(sandbox) = self.sandboxes.get(id) else { return Vec::new() };
-        let image = self.images.get(&sandbox.image);
         let mut keys = vec![
             Key::Sandbox(id.clone()),
             Key::Network,
             Key::Kernel(sandbox.kernel.clone()),
             Key::Image(sandbox.image.clone()),
         ];
-        keys.extend(image.map(|image| Key::Kernel(image.builder.clone())));
         keys.extend(sandbox.volumes.iter().cloned().map(Key::Volume));
         keys
     }

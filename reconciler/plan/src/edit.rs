@@ -39,6 +39,10 @@ pub fn edit(spec: &Spec, command: &Edit<Spec>, ended: bool) -> Result<Spec, Edit
         };
     match command {
         Edit::Create { spec } => return merge(next, spec),
+        Edit::Update { spec, .. } => {
+            next.images.extend(spec.images.clone());
+            next.kernels.extend(spec.kernels.clone());
+        }
         Edit::Start { name } => sandbox(&mut next, name, &|s| {
             s.restarts += u32::from(ended);
             s.mode = Mode::Running;

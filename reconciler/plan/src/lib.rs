@@ -21,6 +21,7 @@ pub mod boot;
 pub mod desired;
 pub mod edit;
 pub mod kind;
+pub mod pin;
 pub mod plan;
 pub mod policy;
 pub mod recipe;

@@ -84,7 +84,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
         add(Key::Kernel(recipe.clone()), kind::kernel::plan_kernel(recipe, kernel, actual));
     }
     for (recipe, image) in &desired.images {
-        add(Key::Image(recipe.clone()), kind::image::plan_image(recipe, image, desired, actual));
+        add(Key::Image(recipe.clone()), kind::image::plan_image(recipe, image, actual));
     }
     for (id, volume) in &desired.volumes {
         add(Key::Volume(id.clone()), kind::volume::plan_volume(id, volume, actual));

@@ -35,11 +35,19 @@ pub fn describe_image(source: &ImageSource) -> String {
         ImageSource::Debian(debian) => {
             format!("debian {} with {}", debian.suite, debian.packages.join(", "))
         }
+        ImageSource::Oci(image) => match image.digest.as_ref().and_then(|d| d.get(7..19)) {
+            Some(digest) => format!("{}@{digest}", image.reference),
+            None => image.reference.clone(),
+        },
+        ImageSource::Path(file) => format!("path {}", file.path),
     }
 }
 
 /// What a kernel is made from, in words.
 pub fn describe_kernel(source: &KernelSource) -> String {
-    let KernelSource::Debian { package, suite } = source;
-    format!("debian {suite} {package}")
+    match source {
+        KernelSource::Debian { package, suite } => format!("debian {suite} {package}"),
+        KernelSource::Url { url, .. } => url.clone(),
+        KernelSource::Path(file) => format!("path {}", file.path),
+    }
 }

@@ -51,7 +51,7 @@ fn sandbox_status(
     let fact = actual.sandboxes.get(&sandbox.id).unwrap_or(&absent);
     let key = Key::Sandbox(sandbox.id.clone());
     let list = plan.lists.get(&key);
-    let failure = failure_of(sandbox, desired, failures, list.is_some());
+    let failure = failure_of(sandbox, failures, list.is_some());
     let (phase, reason) = phase(sandbox, fact, plan, failure);
     let guest = fact.guest.present();
     let vmm = fact.vmm.present();
@@ -83,24 +83,16 @@ fn sandbox_status(
 /// The sandbox's own failure, or that of something that it needs.
 fn failure_of<'a>(
     sandbox: &DesiredSandbox,
-    desired: &Desired,
     failures: &'a Failures,
     has_work: bool,
 ) -> Option<&'a Failure> {
-    let image = desired.images.get(&sandbox.image);
-    let builder = image.map(|image| Key::Kernel(image.builder.clone()));
     let needs = [Key::Kernel(sandbox.kernel.clone()), Key::Image(sandbox.image.clone())];
     // The network is everybody's: its trouble is that of who waits for it.
     let network = has_work.then_some(Key::Network);
     let volumes = sandbox.volumes.iter().map(|volume| Key::Volume(volume.clone()));
     let own = failures.get(&Key::Sandbox(sandbox.id.clone()));
     own.or_else(|| {
-        needs
-            .into_iter()
-            .chain(builder)
-            .chain(network)
-            .chain(volumes)
-            .find_map(|key| failures.get(&key))
+        needs.into_iter().chain(network).chain(volumes).find_map(|key| failures.get(&key))
     })
 }
 
@@ -186,7 +178,7 @@ pub fn settled(
         let problem = match failures.get(key) {
             Some(failure) if failure.count >= patience(key) => failure.problem.clone(),
             Some(_) => return Settled::No,
-            None => match stuck(list, failures, desired, status, project) {
+            None => match stuck(list, failures, status, project) {
                 Some(why) => user_problem(why),
                 None => return Settled::No,
             },
@@ -230,18 +222,12 @@ fn user_problem(message: String) -> Problem {
 fn stuck(
     list: &crate::plan::List,
     failures: &Failures,
-    desired: &Desired,
     status: &Status,
     project: &Name,
 ) -> Option<String> {
     let failed = |key: &Key| failures.get(key).is_some_and(|f| f.count >= patience(key));
     let hopeless = |wait: &&crate::plan::Wait| match wait {
-        crate::plan::Wait::For(key, _) => {
-            let image =
-                if let Key::Image(digest) = key { desired.images.get(digest) } else { None };
-            let builder = image.map(|image| Key::Kernel(image.builder.clone()));
-            failed(key) || builder.is_some_and(|builder| failed(&builder))
-        }
+        crate::plan::Wait::For(key, _) => failed(key),
         crate::plan::Wait::Ready(name) => status.sandboxes.iter().any(|other| {
             other.project == *project
                 && other.name == *name

@@ -72,6 +72,30 @@ pub(super) async fn kernels(State(context): State<Context>) -> Json<Vec<Artifact
     Json(list.collect())
 }
 
+/// The image as a project declares it, with its kernel: for whoever wants to declare it too.
+pub(super) async fn image_spec(
+    State(context): State<Context>,
+    Path(digest): Path<Digest>,
+) -> Result<Json<Spec>, Refusal> {
+    let desired = context.engine.desired();
+    let own = desired.projects.values().find_map(|spec| {
+        let found = spec.images.iter().find(|(_, i)| recipe::image(&i.source) == digest);
+        found.map(|(name, image)| (spec, name.clone(), image.clone()))
+    });
+    let Some((from, name, image)) = own else {
+        let message = format!("no project declares an image {}", digest.short());
+        return Err(problem(ProblemKind::NotFound, message).into());
+    };
+    let mut spec = Spec::default();
+    if let Some(kernel) = &image.kernel
+        && let Some(found) = from.kernels.get(kernel)
+    {
+        spec.kernels.insert(kernel.clone(), found.clone());
+    }
+    spec.images.insert(name, image);
+    Ok(Json(spec))
+}
+
 fn refused(refusal: &admit::Refusal) -> Problem {
     let hints = vec![refusal.hint()];
     Problem { kind: ProblemKind::Refused, message: refusal.to_string(), hints }

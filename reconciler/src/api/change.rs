@@ -2,6 +2,7 @@
 
 use super::{Context, Refusal, problem};
 use crate::engine::{Consent, Proposal, Terms};
+use crate::resolve::resolve;
 use axum::Json;
 use axum::extract::{Path, State};
 use banger_plan::edit;
@@ -16,6 +17,11 @@ fn applied(proposal: Proposal) -> Json<Applied> {
 
 fn agreed(yes: bool) -> Consent {
     if yes { Consent::Yes } else { Consent::No }
+}
+
+/// A spec with nothing left open.
+pub(super) async fn whole(context: &Context, project: &Name, spec: Spec) -> Result<Spec, Problem> {
+    resolve(&context.registry, &context.engine.desired(), project, spec).await
 }
 
 /// What a project wants now.
@@ -38,7 +44,8 @@ pub(super) async fn apply(
 ) -> Result<Json<Applied>, Refusal> {
     let _active = context.active();
     let terms = Terms { dry_run: apply.dry_run, consent: agreed(apply.consent), ephemeral: false };
-    Ok(applied(context.engine.propose(&project, terms, |_| Ok(apply.spec)).await?))
+    let spec = whole(&context, &project, apply.spec).await?;
+    Ok(applied(context.engine.propose(&project, terms, |_| Ok(spec)).await?))
 }
 
 pub(super) async fn destroy(
@@ -62,6 +69,7 @@ pub(super) async fn edit(
     let removed = match &command {
         Edit::Delete { name } => Some(name.clone()),
         Edit::Create { .. }
+        | Edit::Update { .. }
         | Edit::Start { .. }
         | Edit::Stop { .. }
         | Edit::Kill { .. }
@@ -70,14 +78,33 @@ pub(super) async fn edit(
     let ended = match &command {
         Edit::Start { name } => has_ended(&context, &project, name),
         Edit::Create { .. }
+        | Edit::Update { .. }
         | Edit::Stop { .. }
         | Edit::Kill { .. }
         | Edit::Restart { .. }
         | Edit::Delete { .. } => false,
     };
-    let terms = Terms { dry_run: false, consent: Consent::Only(removed), ephemeral: false };
+    let consent = match &command {
+        Edit::Update { consent, .. } => agreed(*consent),
+        Edit::Create { .. }
+        | Edit::Start { .. }
+        | Edit::Stop { .. }
+        | Edit::Kill { .. }
+        | Edit::Restart { .. }
+        | Edit::Delete { .. } => Consent::Only(removed),
+    };
+    let command = match command {
+        Edit::Create { spec } => Edit::Create { spec: whole(&context, &project, spec).await? },
+        other @ (Edit::Update { .. }
+        | Edit::Start { .. }
+        | Edit::Stop { .. }
+        | Edit::Kill { .. }
+        | Edit::Restart { .. }
+        | Edit::Delete { .. }) => other,
+    };
+    let terms = Terms { dry_run: false, consent, ephemeral: false };
     let proposal = context.engine.propose(&project, terms, |desired| {
-        let creates = matches!(command, Edit::Create { .. });
+        let creates = matches!(command, Edit::Create { .. } | Edit::Update { .. });
         let spec = desired.projects.get(&project).cloned();
         let spec =
             spec.or_else(|| creates.then(Spec::default)).ok_or_else(|| no_project(&project))?;

@@ -155,6 +155,10 @@ async fn serve_run(
     let Some(name) = spec.sandboxes.keys().next().cloned() else {
         return fail(write, problem(ProblemKind::User, "there is no sandbox to run")).await;
     };
+    let spec = match super::change::whole(context, project, spec).await {
+        Ok(spec) => spec,
+        Err(problem) => return fail(write, problem).await,
+    };
     let terms = Terms { dry_run: false, consent: Consent::Only(None), ephemeral: true };
     let proposed = context.engine.propose(project, terms, |desired| {
         let before = desired.projects.get(project).cloned().unwrap_or_default();

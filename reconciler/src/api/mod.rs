@@ -6,6 +6,7 @@ mod artifact;
 mod change;
 mod guest;
 mod look;
+mod registry;
 mod ssh;
 mod watch;
 
@@ -14,6 +15,7 @@ use crate::engine::Engine;
 use crate::fault::{During, Fault};
 use crate::folders::Folders;
 use crate::keys::Keys;
+use crate::registry::Registry;
 use axum::Json;
 use axum::Router;
 use axum::http::StatusCode;
@@ -37,6 +39,8 @@ pub struct Context {
     pub folders: Folders,
     /// SSH keys.
     pub keys: Keys,
+    /// Registries and what was fetched from them.
+    pub registry: Registry,
     /// Requests and streams that are under way.
     pub active: Arc<AtomicUsize>,
 }
@@ -100,6 +104,12 @@ pub fn router(context: Context) -> Router {
         .route("/v1/images/{recipe}", delete(artifact::delete_image))
         .route("/v1/kernels", get(artifact::kernels))
         .route("/v1/kernels/{recipe}", delete(artifact::delete_kernel))
+        .route("/v1/images/{recipe}/spec", get(artifact::image_spec))
+        .route("/v1/resolve", post(registry::resolve))
+        .route("/v1/registries/login", post(registry::log_in))
+        .route("/v1/registries/logout", post(registry::log_out))
+        .route("/v1/blobs", get(registry::blobs))
+        .route("/v1/blobs/prune", post(registry::prune))
         .route("/v1/projects/{project}", get(change::show))
         .route("/v1/projects/{project}/apply", post(change::apply))
         .route("/v1/projects/{project}/destroy", post(change::destroy))

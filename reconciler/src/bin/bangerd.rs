@@ -1,4 +1,4 @@
-//! The owner's daemon. It takes no arguments: where it works comes from the environment (`BANGER_HOME`).
+//! The owner's daemon. It takes no arguments (but one, by which it starts itself to unpack layers): where it works comes from the environment (`BANGER_HOME`).
 //!
 //! It ends by itself when nothing is desired and nobody asks; running sandboxes outlive it in any case.
 
@@ -16,7 +16,9 @@ use banger_reconciler::helper::Helper;
 use banger_reconciler::host::{self, RealMoment};
 use banger_reconciler::keys::Keys;
 use banger_reconciler::names;
+use banger_reconciler::registry::Registry;
 use banger_reconciler::store::Store;
+use banger_reconciler::unpack;
 use banger_wire::id::InstallId;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
@@ -36,6 +38,9 @@ const RETRY_NAMES: Duration = Duration::from_secs(5);
 const ALREADY: u8 = 75;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == unpack::ARGUMENT) {
+        return unpack::child();
+    }
     let filter = tracing_subscriber::EnvFilter::try_from_env("BANGER_LOG");
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| "info".into()))
@@ -83,8 +88,9 @@ async fn serve() -> Result<ExitCode, Fault> {
     let net = Arc::new(HostNet::new(install.clone(), helper.clone(), guest.clone()));
     let launcher = Launcher::new(folders.clone(), install.clone(), agent, helper, wakes.clone());
     let launcher = Arc::new(launcher);
+    let registry = Registry::open(folders.state())?;
     let drivers = Drivers {
-        disk: Arc::new(Files::new(folders.clone(), install, launcher.clone()).await?),
+        disk: Arc::new(Files::new(folders.clone(), install, registry.clone()).await?),
         vmm: Arc::new(Processes::new(folders.clone(), launcher)),
         guest: guest.clone(),
         net,
@@ -101,6 +107,7 @@ async fn serve() -> Result<ExitCode, Fault> {
         guest,
         folders: folders.clone(),
         keys,
+        registry,
         active: active.clone(),
     };
     let listener = api::listen(&folders.socket())?;

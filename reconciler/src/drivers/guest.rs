@@ -102,7 +102,7 @@ impl Guest for VsockGuest {
     async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault> {
         let generation = identity.generation;
         let mut guest = self.ask(sandbox, &Request::Identify(Box::new(identity))).await?;
-        let done = guest.done(IDENTIFY, &|_| {}).await;
+        let done = guest.done(IDENTIFY).await;
         done.map_err(|error| Fault::io("the guest did not take its identity", error))?;
         // The next observation must see it, or it would be planned again.
         let watcher =

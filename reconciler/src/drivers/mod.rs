@@ -120,12 +120,11 @@ pub trait Disk: Send + Sync {
         source: &KernelSource,
         progress: Progress,
     ) -> Result<Outcome, Fault>;
-    /// Builds and stores an image. `builder` is the recipe of a kernel that is there.
+    /// Fetches or builds an image, and stores it.
     async fn build_image(
         &self,
         recipe: &Digest,
         source: &ImageSource,
-        builder: &Digest,
         progress: Progress,
     ) -> Result<Outcome, Fault>;
     /// Makes a disk of this size, or makes it as large. Never smaller.

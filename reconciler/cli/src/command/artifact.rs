@@ -1,13 +1,14 @@
 //! `image` and `kernel`.
 
 use super::follow;
-use crate::arguments::{Global, Image, Kernel};
+use crate::arguments::{Cache, Global, Image, Kernel, Picture};
 use crate::client::Client;
 use crate::failure::{FAILED, Failure};
-use crate::{project, show};
+use crate::{local, project, show};
 use anyhow::Result;
+use banger_schema::spec::{ImageSource, ImageSpec, KernelSource, KernelSpec, OciImage};
 use banger_schema::{Spec, catalog};
-use banger_wire::api::{Applied, Artifact, Edit};
+use banger_wire::api::{Applied, Artifact, CachedBlob, Edit, Login, Prune, Resolve, Resolved};
 use banger_wire::id::Name;
 use std::process::ExitCode;
 
@@ -20,8 +21,127 @@ pub(super) async fn image(global: &Global, command: Image) -> Result<ExitCode> {
         }
         Image::Delete { image } => remove(&client, "/v1/images", &image).await?,
         Image::Build { image } => build(&client, global, &image).await?,
+        Image::Pull { image, name, update, yes } => {
+            pull(&client, global, &image, name, update, yes).await?;
+        }
+        Image::Register { name, path, kernel } => {
+            let source = ImageSource::Path(local::named(&path)?);
+            let image = ImageSpec { source, kernel: kernel.clone() };
+            let mut spec = kernel_declaration(global, kernel.as_ref())?;
+            spec.images.insert(name.clone(), image);
+            keep(&client, global, Edit::Update { spec, consent: false }).await?;
+            show_one(&find(&client, "/v1/images", name.as_str()).await?, global.json)?;
+        }
+        Image::Promote { image, name } => promote(&client, global, &image, name).await?,
+        Image::Login { registry, user, password_stdin } => {
+            let password = password(&registry, password_stdin)?;
+            let login = Login { registry: registry.clone(), user, password };
+            client.post::<()>("/v1/registries/login", &login).await?;
+            println!("{registry} knows us");
+        }
+        Image::Logout { registry } => {
+            let (user, password) = (String::new(), String::new());
+            let login = Login { registry: registry.clone(), user, password };
+            let there: bool = client.post("/v1/registries/logout", &login).await?;
+            println!("{}", if there { "forgotten" } else { "there was nothing to forget" });
+        }
+        Image::Cache(Cache::List) => {
+            blobs(&client.get::<Vec<CachedBlob>>("/v1/blobs").await?, global.json)?;
+        }
+        Image::Cache(Cache::Prune { dry_run }) => {
+            let gone: Vec<CachedBlob> = client.post("/v1/blobs/prune", &Prune { dry_run }).await?;
+            blobs(&gone, global.json)?;
+            if !global.json {
+                let bytes = show::bytes(gone.iter().map(|blob| blob.bytes).sum());
+                println!("{bytes} {}", if dry_run { "would be freed" } else { "freed" });
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn blobs(blobs: &[CachedBlob], json: bool) -> Result<()> {
+    if json {
+        return show::json(&blobs);
+    }
+    let rows = blobs.iter().map(|blob| {
+        let state = if blob.whole { "whole" } else { "in part" };
+        vec![blob.digest[..12].to_string(), show::bytes(blob.bytes), state.to_string()]
+    });
+    show::table(&["blob", "size", "state"], rows.collect());
+    Ok(())
+}
+
+/// The password, from standard input or asked for without showing it.
+fn password(registry: &str, stdin: bool) -> Result<String> {
+    if stdin {
+        let mut text = String::new();
+        std::io::stdin().read_line(&mut text)?;
+        return Ok(text.trim_end_matches(['\r', '\n']).to_string());
+    }
+    crate::terminal::secret(&format!("Password for {registry}: "))?.ok_or_else(|| {
+        Failure::new(FAILED, "there is no terminal to ask for the password")
+            .hint("give it by --password-stdin")
+            .into()
+    })
+}
+
+/// Brings an image here and says what it is. What a reference led to before stays, unless told otherwise (R-N6).
+async fn pull(
+    client: &Client,
+    global: &Global,
+    image: &Picture,
+    name: Option<Name>,
+    update: bool,
+    yes: bool,
+) -> Result<()> {
+    let own = image.name();
+    let name = name.unwrap_or_else(|| own.clone());
+    let mut spec = picture_declaration(global, image)?;
+    if let Some(found) = catalog::embedded().images.get(&own).filter(|_| spec.images.is_empty()) {
+        spec.images.insert(own.clone(), found.clone());
+    }
+    if let Some(found) = spec.images.remove(&own) {
+        spec.images.insert(name.clone(), found);
+    }
+    let open = spec.images.get_mut(&name).map(|image| &mut image.source);
+    if let Some(ImageSource::Oci(OciImage { reference, digest: digest @ None })) = open {
+        let ask = Resolve { reference: reference.clone(), project: project::default() };
+        let Resolved { now, known } = client.post("/v1/resolve", &ask).await?;
+        if let Some(known) = known.filter(|known| *known != now) {
+            eprintln!("{reference} moved: {known} \u{2192} {now}");
+            if update {
+                *digest = Some(now);
+            } else {
+                eprintln!("hint: the known one stays; to take the newer one: --update");
+                *digest = Some(known);
+            }
+        } else {
+            *digest = Some(now);
+        }
+    }
+    keep(client, global, Edit::Update { spec, consent: yes }).await?;
+    show_one(&find(client, "/v1/images", name.as_str()).await?, global.json)
+}
+
+async fn promote(client: &Client, global: &Global, image: &str, name: Option<Name>) -> Result<()> {
+    let found = find(client, "/v1/images", image).await?;
+    let mut spec: Spec = client.get(&format!("/v1/images/{}/spec", found.recipe)).await?;
+    let (own, image) = spec
+        .images
+        .pop_first()
+        .ok_or_else(|| Failure::new(FAILED, format!("no project declares {image}")))?;
+    let name = name.unwrap_or(own);
+    spec.images.insert(name.clone(), image);
+    keep(client, global, Edit::Create { spec }).await?;
+    show_one(&find(client, "/v1/images", name.as_str()).await?, global.json)
+}
+
+/// Declares something by command, and waits until it is there.
+async fn keep(client: &Client, global: &Global, edit: Edit<Spec>) -> Result<()> {
+    let project = project::default();
+    let applied: Applied = client.post(&format!("/v1/projects/{project}/edit"), &edit).await?;
+    follow(client, &project, None, applied.change, global.json).await
 }
 
 pub(super) async fn kernel(global: &Global, command: Kernel) -> Result<ExitCode> {
@@ -32,8 +152,52 @@ pub(super) async fn kernel(global: &Global, command: Kernel) -> Result<ExitCode>
             show_one(&find(&client, "/v1/kernels", &kernel).await?, global.json)?
         }
         Kernel::Rm { kernel } => remove(&client, "/v1/kernels", &kernel).await?,
+        Kernel::Pull { kernel } => {
+            let spec = kernel_declaration(global, Some(&kernel))?;
+            keep(&client, global, Edit::Update { spec, consent: false }).await?;
+            show_one(&find(&client, "/v1/kernels", kernel.as_str()).await?, global.json)?;
+        }
+        Kernel::Import { name, path } => {
+            let source = KernelSource::Path(local::named(&path)?);
+            let mut spec = Spec::default();
+            spec.kernels.insert(name.clone(), KernelSpec { source });
+            keep(&client, global, Edit::Update { spec, consent: false }).await?;
+            show_one(&find(&client, "/v1/kernels", name.as_str()).await?, global.json)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A kernel of the Bangerfile here or of the catalog, as a spec of its own.
+fn kernel_declaration(global: &Global, kernel: Option<&Name>) -> Result<Spec> {
+    let mut spec = Spec::default();
+    let Some(name) = kernel else { return Ok(spec) };
+    let own = match project::find(global)? {
+        Some(file) => file.parse()?,
+        None => Spec::default(),
+    };
+    let Some(found) = catalog::kernel(&own, name) else {
+        let all = own.kernels.keys().chain(catalog::embedded().kernels.keys());
+        let known: Vec<&str> = all.map(Name::as_str).collect();
+        return Err(Failure::new(FAILED, format!("there is no kernel \"{name}\""))
+            .hint(format!("known: {}", known.join(", ")))
+            .into());
+    };
+    spec.kernels.insert(name.clone(), found.clone());
+    Ok(spec)
+}
+
+/// The image that a command names, declared under the name that it has there.
+pub(super) fn picture_declaration(global: &Global, picture: &Picture) -> Result<Spec> {
+    match picture {
+        Picture::Name(name) => declaration(global, name),
+        Picture::Oci(image) => {
+            let mut spec = Spec::default();
+            let source = ImageSource::Oci(image.clone());
+            spec.images.insert(picture.name(), ImageSpec { source, kernel: None });
+            Ok(spec)
+        }
+    }
 }
 
 async fn list(client: &Client, path: &str, json: bool) -> Result<()> {
@@ -131,9 +295,6 @@ async fn build(client: &Client, global: &Global, image: &Name) -> Result<()> {
     if let Some(found) = catalog::embedded().images.get(image).filter(|_| spec.images.is_empty()) {
         spec.images.insert(image.clone(), found.clone());
     }
-    let project = project::default();
-    let applied: Applied =
-        client.post(&format!("/v1/projects/{project}/edit"), &Edit::Create { spec }).await?;
-    follow(client, &project, None, applied.change, global.json).await?;
+    keep(client, global, Edit::Create { spec }).await?;
     show_one(&find(client, "/v1/images", image.as_str()).await?, global.json)
 }

@@ -1,6 +1,6 @@
 //! `vm …` and `ps`: each writes a small spec or looks at one sandbox.
 
-use super::artifact::declaration;
+use super::artifact::picture_declaration;
 use super::{agree, follow, look, ssh};
 use crate::arguments::{Global, How, Shape, Target, Vm};
 use crate::client::Client;
@@ -128,13 +128,15 @@ async fn edit(
 }
 
 fn shaped(shape: &Shape) -> SandboxSpec {
-    let mut spec = SandboxSpec::new(shape.image.clone());
+    let mut spec = SandboxSpec::new(shape.image.name());
     spec.kernel = shape.kernel.clone();
     spec.cpus = shape.cpus.unwrap_or(spec.cpus);
     spec.memory = shape.memory.unwrap_or(spec.memory);
     spec.disk = shape.disk.unwrap_or(spec.disk);
     spec.publish = shape.publish.clone();
     spec.provision = shape.provision.clone();
+    spec.user = shape.service_user.clone();
+    spec.entrypoint = shape.entrypoint.clone();
     spec.networks = shape.network.iter().cloned().collect();
     spec.egress = shape.egress;
     spec
@@ -142,7 +144,7 @@ fn shaped(shape: &Shape) -> SandboxSpec {
 
 /// The image and the networks that a command names.
 fn declared(global: &Global, shape: &Shape) -> Result<Spec> {
-    let mut spec = declaration(global, &shape.image)?;
+    let mut spec = picture_declaration(global, &shape.image)?;
     spec.networks = shape.network.iter().map(|n| (n.clone(), NetworkSpec::default())).collect();
     Ok(spec)
 }

@@ -2,6 +2,7 @@
 
 use super::View;
 use crate::action::Action;
+use crate::actual::Seen;
 use crate::desired::Life;
 use crate::plan::List;
 use banger_wire::agent::Phase;
@@ -30,6 +31,8 @@ pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
             old => format!("its guest has generation {old} (live)"),
         };
         let nic = view.verdict.nic.unwrap_or_default();
-        list.push(Action::Identify { sandbox, generation, nic }, why);
+        let image = view.actual.images.get(&view.desired.image).and_then(Seen::present);
+        let config = Box::new(image.map(|fact| fact.config.clone()).unwrap_or_default());
+        list.push(Action::Identify { sandbox, generation, nic, config }, why);
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn decide(
             return Verdict::default();
         }
     };
-    let replace = replacement(sandbox, fact, list);
+    let replace = replacement(sandbox, fact, actual, list);
     if replace.is_none() && !list.blocked.is_empty() {
         return Verdict { nic: Some(nic), ..Verdict::default() };
     }
@@ -80,9 +80,16 @@ pub(super) fn decide(
 }
 
 /// Why the disk has to be made anew, if it has to and may be.
-fn replacement(sandbox: &DesiredSandbox, fact: &SandboxFact, list: &mut List) -> Option<String> {
+fn replacement(
+    sandbox: &DesiredSandbox,
+    fact: &SandboxFact,
+    actual: &Actual,
+    list: &mut List,
+) -> Option<String> {
     let disk = fact.disk.present()?;
-    if disk.recipe == sandbox.image {
+    let image = actual.images.get(&sandbox.image).and_then(Seen::present);
+    // Another recipe for the same image is no reason.
+    if disk.recipe == sandbox.image || image.is_some_and(|image| image.content == disk.content) {
         return None;
     }
     let why = format!("image {} → {} (replace)", disk.recipe.short(), sandbox.image.short());

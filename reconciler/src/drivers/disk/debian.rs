@@ -2,16 +2,17 @@
 //!
 //! `mmdebstrap` works in a folder of its own; from there on there is only the archive, never a tree on the host.
 
-use super::BUILD;
 use crate::drivers::Progress;
 use crate::fault::{During, Fault};
-use banger_wire::derive::{MARK, Role, process_mark};
-use banger_wire::id::{Digest, InstallId, SandboxId};
-use sha2::{Digest as _, Sha256};
+use banger_wire::derive::MARK;
+use banger_wire::id::{Digest, InstallId};
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 /// How an archive is made.
 pub(super) enum Variant {
@@ -39,40 +40,52 @@ const DEPMOD: &str = r#"for tree in "$1"/lib/modules/* "$1"/usr/lib/modules/*; d
     if [ -d "$tree/kernel" ]; then PATH="$PATH:/usr/sbin:/sbin" depmod -b "$1" "${tree##*/}"; fi
 done"#;
 
-/// The identity that marks the processes of a build.
-pub(super) fn build_id(recipe: &Digest) -> SandboxId {
-    SandboxId::from_bits(u128::from_str_radix(&recipe.as_str()[..32], 16).expect("hex digits"))
+/// `mmdebstrap` at work.
+pub(super) struct Running {
+    child: Child,
+    errors: JoinHandle<Vec<String>>,
 }
 
-/// Writes the archive and returns its digest.
+impl Running {
+    /// Waits for its end.
+    pub(super) async fn end(mut self, wanted: &Wanted<'_>) -> Result<(), Fault> {
+        let status = self.child.wait().await.during(|| "waiting for mmdebstrap".into())?;
+        let errors = self.errors.await.unwrap_or_default();
+        if status.success() { Ok(()) } else { Err(explain(&errors, wanted)) }
+    }
+}
+
+/// Starts it. Its archive comes out of the pipe.
+pub(super) fn stream(
+    wanted: &Wanted<'_>,
+    progress: &Progress,
+) -> Result<(OwnedFd, Running), Fault> {
+    let (reader, writer) = std::io::pipe().during(|| "making a pipe".into())?;
+    let mut command = command(wanted)?;
+    let mut child = command.stdout(writer).spawn().during(|| "starting mmdebstrap".into())?;
+    // Ours of the writing end goes with the command.
+    drop(command);
+    let stderr = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let errors = tokio::spawn(follow(stderr, progress.clone()));
+    Ok((reader.into(), Running { child, errors }))
+}
+
+/// Writes the archive into a file.
 pub(super) async fn archive(
     wanted: &Wanted<'_>,
     to: &Path,
     progress: &Progress,
-) -> Result<Digest, Fault> {
-    let mut child = command(wanted)?.spawn().during(|| "starting mmdebstrap".into())?;
-    let mut stdout = child.stdout.take().expect("piped");
-    let stderr = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let errors = tokio::spawn(follow(stderr, progress.clone()));
-    let mut file =
-        tokio::fs::File::create(to).await.during(|| format!("making {}", to.display()))?;
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        let count = stdout.read(&mut chunk).await.during(|| "reading from mmdebstrap".into())?;
-        if count == 0 {
-            break;
-        }
-        hash.update(&chunk[..count]);
-        file.write_all(&chunk[..count]).await.during(|| format!("writing {}", to.display()))?;
-    }
-    file.flush().await.during(|| format!("writing {}", to.display()))?;
-    let status = child.wait().await.during(|| "waiting for mmdebstrap".into())?;
-    let errors = errors.await.unwrap_or_default();
-    if !status.success() {
-        return Err(explain(&errors, wanted));
-    }
-    Ok(Digest::from_bytes(&hash.finalize().into()))
+) -> Result<(), Fault> {
+    let (archive, running) = stream(wanted, progress)?;
+    let path = to.to_path_buf();
+    let written = super::blocking(move || {
+        let writing = || format!("writing {}", path.display());
+        let mut file = File::create(&path).during(writing)?;
+        std::io::copy(&mut File::from(archive), &mut file).map(drop).during(writing)
+    });
+    let written = written.await;
+    running.end(wanted).await?;
+    written
 }
 
 fn command(wanted: &Wanted<'_>) -> Result<Command, Fault> {
@@ -86,15 +99,13 @@ fn command(wanted: &Wanted<'_>) -> Result<Command, Fault> {
     if !wanted.packages.is_empty() {
         command.arg(format!("--include={}", wanted.packages.join(",")));
     }
-    let boot = format!("{BUILD}{}", wanted.recipe.short());
-    let mark = process_mark(wanted.install, &build_id(wanted.recipe), Role::Build, &boot);
+    let mark = super::build_mark(wanted.install, wanted.recipe);
     command
         .args(["--format=tar", "--", wanted.suite, "-"])
         .env("SOURCE_DATE_EPOCH", EPOCH)
         .env("LC_ALL", "C")
         .env(MARK, mark)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
         // Not killed when we are done with it: its output closes, and it cleans up after itself.
         .stderr(Stdio::piped());
     Ok(command)

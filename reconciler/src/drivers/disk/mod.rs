@@ -7,19 +7,20 @@ mod debian;
 mod image;
 mod initramfs;
 mod kernel;
+mod local;
 mod modules;
-mod writer;
 
 pub use initramfs::ensure as ensure_initramfs;
 
-use super::vmm::Launcher;
 use super::{Disk, DiskFacts, DiskRemoval, DiskTarget, Outcome, Progress};
 use crate::fault::{During, Fault};
 use crate::folders::{self, Folders};
+use crate::registry::Registry;
 use async_trait::async_trait;
-use banger_plan::actual::{ArtifactFact, DiskFact, Seen, VolumeFact};
+use banger_plan::actual::{ArtifactFact, DiskFact, ImageConfig, Seen, VolumeFact};
 use banger_plan::desired::Desired;
 use banger_schema::spec::{ImageSource, KernelSource};
+use banger_wire::derive::{Role, process_mark};
 use banger_wire::id::{Digest, InstallId, SandboxId, VolumeId};
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Nothing that needs space is begun below this much of it (R-R13).
@@ -37,7 +37,7 @@ const LEAST_FREE_MIB: u64 = 2048;
 pub struct Files {
     folders: Folders,
     install: InstallId,
-    launcher: Arc<Launcher>,
+    registry: Registry,
 }
 
 /// What a recipe led to: `recipes/<recipe>.json`.
@@ -45,6 +45,8 @@ pub struct Files {
 struct Made {
     content: Digest,
     details: Vec<String>,
+    #[serde(default)]
+    config: ImageConfig,
 }
 
 impl Files {
@@ -55,16 +57,13 @@ impl Files {
     pub async fn new(
         folders: Folders,
         install: InstallId,
-        launcher: Arc<Launcher>,
+        registry: Registry,
     ) -> Result<Self, Fault> {
         let builds = crate::process::marked(&install).during(|| "looking at processes".into())?;
         let builds: Vec<_> =
             builds.into_iter().filter(|process| process.boot.starts_with(BUILD)).collect();
         let ended = crate::process::end(&builds, Duration::ZERO, Duration::from_secs(10)).await;
         ended.map_err(Fault::host)?;
-        for process in &builds {
-            launcher.forget(&process.sandbox)?;
-        }
         for entry in fs::read_dir(folders.scratch())
             .during(|| "reading the scratch folder".into())?
             .flatten()
@@ -74,7 +73,7 @@ impl Files {
         for kind in [folders.kernels(), folders.images()] {
             folders::make(&kind.join("recipes"))?;
         }
-        Ok(Self { folders, install, launcher })
+        Ok(Self { folders, install, registry })
     }
 
     /// What a recipe led to, when its content is really there.
@@ -94,7 +93,8 @@ impl Files {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(error),
                 Ok(bytes) => {
-                    Ok(Some(ArtifactFact { content: made.content, bytes, details: made.details }))
+                    let Made { content, details, config } = made;
+                    Ok(Some(ArtifactFact { content, bytes, details, config }))
                 }
             }
         };
@@ -176,6 +176,13 @@ impl Files {
 
 /// What every build's processes are marked with instead of a boot's key.
 const BUILD: &str = "build-";
+
+/// What marks the processes of a build.
+fn build_mark(install: &InstallId, recipe: &Digest) -> String {
+    let bits = u128::from_str_radix(&recipe.as_str()[..32], 16).expect("hex digits");
+    let boot = format!("{BUILD}{}", recipe.short());
+    process_mark(install, &SandboxId::from_bits(bits), Role::Build, &boot)
+}
 
 fn seen<T>(read: io::Result<Option<T>>) -> Seen<T> {
     match read {
@@ -329,7 +336,6 @@ impl Disk for Files {
         &self,
         recipe: &Digest,
         source: &ImageSource,
-        builder: &Digest,
         progress: Progress,
     ) -> Result<Outcome, Fault> {
         if self
@@ -340,7 +346,7 @@ impl Disk for Files {
             return Ok(Outcome::Unchanged);
         }
         self.room()?;
-        image::build(self, recipe, source, builder, progress).await?;
+        image::build(self, recipe, source, progress).await?;
         Ok(Outcome::Changed)
     }
 

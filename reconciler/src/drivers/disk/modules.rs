@@ -6,6 +6,16 @@ use std::collections::BTreeMap;
 const NEEDED: [&str; 6] =
     ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "overlay", "ext4", "virtio_net"];
 
+/// The same, with the symbol of each in a kernel's configuration and the name that it has in a kernel's image.
+pub(super) const SYMBOLS: [(&str, &str, &str); 6] = [
+    ("virtio_mmio", "VIRTIO_MMIO", "virtio-mmio"),
+    ("virtio_blk", "VIRTIO_BLK", "virtio_blk"),
+    ("vmw_vsock_virtio_transport", "VIRTIO_VSOCKETS", "vmw_vsock_virtio_transport"),
+    ("overlay", "OVERLAY_FS", "overlay"),
+    ("ext4", "EXT4_FS", "ext4"),
+    ("virtio_net", "VIRTIO_NET", "virtio_net"),
+];
+
 /// A kernel's own lists.
 pub(super) struct Modules {
     /// `modules.dep`: each module with the ones that must be loaded before it, nearest first.
@@ -40,6 +50,16 @@ pub(super) fn order(modules: &Modules) -> Result<Vec<String>, String> {
         }
     }
     Ok(order)
+}
+
+/// Where the drivers are that guests need.
+pub(super) fn drivers(modules: &Modules) -> Vec<(String, String)> {
+    let module = |name: &str| {
+        let paths = modules.dependencies.lines().filter_map(|line| line.split_once(':'));
+        paths.map(|(path, _)| driver(path.trim())).any(|known| known == name)
+    };
+    let how = |name: &str| if module(name) { "a module" } else { "built in" };
+    NEEDED.iter().map(|name| (name.to_string(), how(name).to_string())).collect()
 }
 
 /// The driver's name: `kernel/drivers/block/virtio-blk.ko.xz` is `virtio_blk`.

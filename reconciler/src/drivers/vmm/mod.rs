@@ -12,12 +12,10 @@ use crate::folders::{self, Folders};
 use crate::helper::Helper;
 use crate::host::{self, Acceleration};
 use crate::process::{self, Held, Marked};
-use crate::vsock::{self, Conversation};
 use async_trait::async_trait;
 use banger_plan::actual::{RunFact, Seen, VmmFact};
 use banger_plan::boot::{Boot, Nic};
 use banger_plan::desired::Desired;
-use banger_wire::agent::Request;
 use banger_wire::derive::Role;
 use banger_wire::helper::Limits;
 use banger_wire::id::{Cid, Digest, InstallId, SandboxId};
@@ -49,8 +47,6 @@ pub struct Drive {
     pub path: PathBuf,
     /// Whether the guest may only read it.
     pub read_only: bool,
-    /// Whether it may be lost with the host's power: for what is thrown away after a failure anyway.
-    pub careless: bool,
 }
 
 /// Everything that a VMM needs to be told.
@@ -74,7 +70,7 @@ pub struct Machine {
     pub nic: Nic,
 }
 
-/// Starts and ends the processes of machines: sandboxes' and builder guests' alike.
+/// Starts and ends the processes of machines.
 pub struct Launcher {
     folders: Folders,
     install: InstallId,
@@ -198,32 +194,6 @@ impl Launcher {
         folders::remove_tree(&self.folders.vm(id))
     }
 
-    /// Starts a conversation with a guest that may still boot.
-    ///
-    /// # Errors
-    /// When its processes end or it does not answer in time.
-    pub async fn wait_for_guest(
-        &self,
-        id: &SandboxId,
-        request: &Request,
-        limit: Duration,
-    ) -> Result<Conversation, Fault> {
-        let socket = self.folders.vm(id).join(VSOCK);
-        let start = tokio::time::Instant::now();
-        loop {
-            match vsock::ask(&socket, request).await {
-                Ok(conversation) => return Ok(conversation),
-                Err(error) if start.elapsed() > limit => {
-                    return Err(Fault::io("the guest does not answer", error));
-                }
-                Err(_) if self.processes(id)?.is_empty() => {
-                    return Err(Fault::host("the guest ended before it answered"));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    }
-
     /// Wakes the loop when a process ends, once per process.
     fn watch(&self, process: &Marked) {
         if !self.watched.lock().expect("no holder panics").insert(process.clone()) {
@@ -331,11 +301,9 @@ impl Vmm for Processes {
                 && path.to_string_lossy().contains(boot.image.as_str())
         });
         let disk = disk.ok_or_else(|| Fault::host("its disk is not there"))?;
-        let writable = |path| Drive { path, read_only: false, careless: false };
-        let mut drives = vec![
-            Drive { path: self.folders.image(&boot.image), read_only: true, careless: false },
-            writable(disk),
-        ];
+        let writable = |path| Drive { path, read_only: false };
+        let mut drives =
+            vec![Drive { path: self.folders.image(&boot.image), read_only: true }, writable(disk)];
         drives.extend(boot.volumes.iter().map(|(volume, _)| writable(self.folders.volume(volume))));
         let run = self.folders.vm(id);
         folders::make(&run)?;

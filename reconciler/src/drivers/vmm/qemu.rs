@@ -195,13 +195,12 @@ fn qemu_arguments(start: &Start<'_>) -> Vec<String> {
     }
     for (index, drive) in machine.drives.iter().enumerate() {
         let access = if drive.read_only { "on" } else { "off" };
-        let cache = if drive.careless { "unsafe" } else { "writeback" };
         // A comma in a path would start another option; QEMU takes two for one.
         let path = drive.path.display().to_string().replace(',', ",,");
         option(
             "drive",
             format!(
-                "if=none,id=disk{index},format=raw,readonly={access},cache={cache},file={path}"
+                "if=none,id=disk{index},format=raw,readonly={access},cache=writeback,file={path}"
             ),
         );
         option("device", format!("virtio-blk-device,drive=disk{index}"));
