@@ -7,6 +7,7 @@ mod lab;
 mod names;
 mod namespace;
 mod property;
+mod registry;
 mod resolver;
 mod scenario;
 mod walls;

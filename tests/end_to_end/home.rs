@@ -89,7 +89,7 @@ impl Home {
     pub(crate) fn new() -> Self {
         let mut home = Self::outside();
         home.namespace = Some(Namespace::new());
-        home.take_over(&built());
+        home.take_over(&built(), &["kernels", "images"]);
         home
     }
 
@@ -101,9 +101,32 @@ impl Home {
         Self { folder, namespace: None, environment: Vec::new(), _temporary: temporary }
     }
 
+    /// In the host's own namespace, with the kernel that every image needs: for pulling images from the loopback. No
+    /// sandbox may run in it.
+    pub(crate) fn with_kernel() -> Self {
+        let home = Self::outside();
+        home.take_over(&built(), &["kernels"]);
+        home
+    }
+
+    /// Runs a shell line with our programs at hand.
+    pub(crate) fn shell(&self, line: &str) -> Said {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let output = self
+            .program(Path::new("/bin/sh"), &["-c", line])
+            .env("PATH", format!("{}:{path}", programs().display()))
+            .output()
+            .expect("sh runs");
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     /// Links the content of another home's kernels and images into this one.
-    fn take_over(&self, other: &Path) {
-        for kind in ["kernels", "images"] {
+    fn take_over(&self, other: &Path, kinds: &[&str]) {
+        for kind in kinds {
             let from = other.join("state").join(kind);
             let to = self.folder.join("state");
             fs::create_dir_all(&to).expect("a folder");
@@ -118,7 +141,10 @@ impl Home {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let program = programs().join("banger");
+        self.program(&programs().join("banger"), arguments)
+    }
+
+    fn program(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = match &self.namespace {
             Some(namespace) => namespace.command(program),
             None => Command::new(program),
@@ -335,7 +361,7 @@ fn built() -> PathBuf {
         Flock::lock(File::create(shared.join("lock")).expect("a lock"), FlockArg::LockExclusive)
             .expect("locks");
     // The folder of sockets must be short; the content is moved to a place that lasts.
-    let ready = shared.join("home-2");
+    let ready = shared.join("home-3");
     if !ready.join("done").exists() {
         let _ = fs::remove_dir_all(&ready);
         let home = Home::outside();

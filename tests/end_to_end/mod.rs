@@ -4,7 +4,7 @@ mod bad_input;
 mod crash;
 mod data;
 mod example;
-mod home;
+pub(crate) mod home;
 mod init;
 mod network;
 mod run;

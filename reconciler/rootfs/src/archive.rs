@@ -144,9 +144,21 @@ impl<R: Read> Archive<R> {
     }
 
     fn finish_entry(&mut self) -> Result<(), Fault> {
-        let rest = self.left + self.padding;
+        let (rest, padding) = (self.left, self.padding);
         (self.left, self.padding) = (0, 0);
-        self.skip(rest)
+        self.skip(rest)?;
+        // Some programs leave out what fills the last block, and the end with it.
+        let padding = usize::try_from(padding).expect("below a block");
+        let mut have = 0;
+        while have < padding {
+            match self.inner.read(&mut [0; BLOCK][..padding - have]) {
+                Ok(0) => break,
+                Ok(count) => have += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Fault::Read(error)),
+            }
+        }
+        Ok(())
     }
 
     fn skip(&mut self, mut bytes: u64) -> Result<(), Fault> {

@@ -122,6 +122,17 @@ fn the_same_layers_give_the_same_bytes() {
 }
 
 #[test]
+fn an_archive_may_end_with_its_last_byte() {
+    let mut bytes = plain("a", b'0', b"one");
+    bytes.truncate(512 + 3);
+    let (_, file) = make(vec![bytes.clone()]).expect("builds");
+    check(file.path());
+    assert_eq!(debugfs(file.path(), "cat /a"), "one");
+    bytes.truncate(512 + 2);
+    assert!(matches!(make(vec![bytes]), Err(Error::Refused { .. })));
+}
+
+#[test]
 fn a_wrong_diff_id_is_found() {
     let bytes = plain("a", b'0', b"one");
     let mut out = tempfile::tempfile().expect("a file");

@@ -4,7 +4,7 @@
 //! The lock is the kernel's, so it holds between processes and ends with them.
 
 use super::body::Body;
-use super::http::{Failed, TRIES, pause};
+use super::http::{Failed, pause};
 use super::session::Session;
 use crate::fault::{During, Fault};
 use crate::folders;
@@ -183,14 +183,14 @@ impl Cache {
         part: &mut Part,
         told: &Told,
     ) -> Result<(), Fault> {
-        let mut tried = 1;
+        let (mut tried, mut wrong) = (1, 0);
         while part.have < blob.size || !part.is_right(&blob.digest) {
             let before = part.have;
             if part.have >= blob.size {
                 part.restart()?;
-                tried += 1;
+                wrong += 1;
                 let what = format!("{} sends other bytes than it should", session.host());
-                if tried > 2 {
+                if wrong > 1 {
                     return Err(
                         Fault::host(what).hint("its storage, or something on the way, is broken")
                     );
@@ -202,7 +202,7 @@ impl Cache {
                 let more = part.have > before + u64::try_from(CHUNK).expect("small");
                 tried = if more { 1 } else { tried + 1 };
                 match failed.again {
-                    Some(asked) if tried <= TRIES => {
+                    Some(asked) if tried <= session.tries() => {
                         tokio::time::sleep(pause(tried - 1, asked)).await;
                     }
                     _ => return Err(failed.fault),

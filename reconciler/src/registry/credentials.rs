@@ -43,6 +43,9 @@ impl Credentials {
                     Err(error) => return Err((own.display().to_string(), error)),
                 }
             }
+            if !docker_configuration().is_some_and(|file| file.exists()) {
+                return Ok(None);
+            }
             match docker_credential::get_credential(&key) {
                 Ok(found) => Ok(Some(found)),
                 Err(Missing::NoCredentialConfigured | Missing::ConfigNotFound) => Ok(None),
@@ -118,6 +121,13 @@ impl Credentials {
         let text = serde_json::to_vec_pretty(&all).expect("plain values encode");
         folders::write_secret(&self.own, &text)
     }
+}
+
+/// Where Docker's client keeps its configuration.
+fn docker_configuration() -> Option<PathBuf> {
+    let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
+    folder.or_else(home).map(|folder| folder.join("config.json"))
 }
 
 /// What Docker calls a registry.

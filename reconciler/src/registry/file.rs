@@ -1,7 +1,7 @@
 //! One file by its address and SHA-256: kernels, and a catalog's parts.
 
 use super::body::Body;
-use super::http::{Failed, Http, is_loopback, refused, retry};
+use super::http::{Failed, Http, TRIES, is_loopback, refused, retry};
 use crate::drivers::Progress;
 use crate::fault::{During, Fault};
 use banger_wire::id::Digest;
@@ -27,7 +27,7 @@ pub(super) async fn fetch(
     if parsed.scheme() != "https" && !is_loopback(&parsed) {
         return Err(Fault::user(format!("{url} is not https")));
     }
-    retry(|| attempt(http, &parsed, sha256, to, progress)).await
+    retry(TRIES, || attempt(http, &parsed, sha256, to, progress)).await
 }
 
 async fn attempt(

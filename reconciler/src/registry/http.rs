@@ -272,7 +272,7 @@ fn retry_after(value: &HeaderValue) -> Option<Duration> {
 }
 
 /// Tries until it works, fails for good, or was tried often enough. Pauses grow, and differ (R-R12).
-pub(super) async fn retry<T, F>(mut work: impl FnMut() -> F) -> Result<T, Fault>
+pub(super) async fn retry<T, F>(tries: u32, mut work: impl FnMut() -> F) -> Result<T, Fault>
 where
     F: Future<Output = Result<T, Failed>>,
 {
@@ -281,7 +281,7 @@ where
         match work().await {
             Ok(value) => return Ok(value),
             Err(failed) => match failed.again {
-                Some(asked) if tried < TRIES => tokio::time::sleep(pause(tried, asked)).await,
+                Some(asked) if tried < tries => tokio::time::sleep(pause(tried, asked)).await,
                 _ => return Err(failed.fault),
             },
         }

@@ -77,15 +77,17 @@ impl Registry {
         let hosts = Hosts::read(&self.state)?;
         let http = Http::new(&hosts.certificates()?)?;
         let sessions = hosts.order(parsed.registry()).into_iter().map(|host| {
-            let tls = hosts.speaks_tls(&host);
-            Session::new(http.clone(), &host, parsed.repository(), self.credentials.clone(), tls)
-                .map(Arc::new)
+            let (tls, repository) = (hosts.speaks_tls(&host), parsed.repository());
+            let credentials = self.credentials.clone();
+            let session = Session::new(http.clone(), &host, repository, credentials, tls)?;
+            let is_last = host == parsed.registry();
+            Ok(Arc::new(if is_last { session } else { session.as_mirror() }))
         });
         let name = match &image.digest {
             Some(digest) => digest.clone(),
             None => parsed.tag().unwrap_or("latest").to_string(),
         };
-        Ok((sessions.collect::<Result<_, _>>()?, name))
+        Ok((sessions.collect::<Result<_, Fault>>()?, name))
     }
 
     /// The digest that a reference leads to now.
@@ -101,6 +103,15 @@ impl Registry {
         })
         .await?;
         Ok(format!("sha256:{}", self.cache.keep(&bytes)?))
+    }
+
+    /// Brings every blob of an image here, and builds nothing: for whoever wants to have it at hand.
+    ///
+    /// # Errors
+    /// When the registry cannot be asked, or what it sends is not what it should be.
+    pub async fn fetch(&self, image: &OciImage) -> Result<(), Fault> {
+        let quiet: crate::drivers::Progress = Arc::new(|_, _| {});
+        self.pull(image, &quiet).await.map(drop)
     }
 
     /// Brings every blob of an image here. `progress` is told bytes: so much, of so much.
@@ -235,7 +246,7 @@ impl Registry {
         let http = Http::new(&hosts.certificates()?)?;
         let tls = hosts.speaks_tls(registry);
         let session = Session::new(http, registry, "", self.credentials.clone(), tls)?;
-        retry(|| session.log_in(user, password)).await?;
+        retry(session.tries(), || session.log_in(user, password)).await?;
         self.credentials.keep(registry, user, password)
     }
 
@@ -258,7 +269,7 @@ where
 {
     let mut last = None;
     for session in sessions {
-        match retry(|| work(session.clone())).await {
+        match retry(session.tries(), || work(session.clone())).await {
             Ok(value) => return Ok(value),
             Err(fault) => {
                 if let Some(earlier) = last.replace(fault) {

@@ -1,7 +1,7 @@
 //! A conversation with one registry about one repository: who we are, and tokens.
 
 use super::credentials::{Credential, Credentials};
-use super::http::{Failed, Http, is_loopback, refused, shown};
+use super::http::{Failed, Http, TRIES, is_loopback, refused, shown};
 use crate::fault::Fault;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,6 +24,8 @@ pub(super) struct Session {
     repository: String,
     credentials: Credentials,
     token: Mutex<Option<HeaderValue>>,
+    /// How often something is tried here.
+    tries: u32,
 }
 
 impl Session {
@@ -46,7 +48,25 @@ impl Session {
             return Err(wrong());
         }
         let (registry, repository) = (registry.to_string(), repository.to_string());
-        Ok(Self { http, registry, base, repository, credentials, token: Mutex::new(None) })
+        Ok(Self {
+            http,
+            registry,
+            base,
+            repository,
+            credentials,
+            token: Mutex::new(None),
+            tries: TRIES,
+        })
+    }
+
+    /// One that is not asked twice: there is another to ask.
+    pub(super) fn as_mirror(self) -> Self {
+        Self { tries: 1, ..self }
+    }
+
+    /// How often something is tried here.
+    pub(super) fn tries(&self) -> u32 {
+        self.tries
     }
 
     /// The registry's host, for people.

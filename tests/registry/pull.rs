@@ -1,0 +1,263 @@
+//! Pulls from a real registry: resumed, shared, private, mirrored, moved.
+
+use super::{Proxy, Registry, can_run, images};
+use crate::end_to_end::home::{Home, can_run as can_run_guests};
+use std::fs;
+use std::process::{Command, Stdio};
+
+const MIB: u64 = 1 << 20;
+
+/// The digests and sizes of the blobs that are here.
+fn blobs(home: &Home) -> u64 {
+    let all = home.json(&["image", "cache", "list"]);
+    all.as_array().expect("a list").iter().map(|blob| blob["bytes"].as_u64().expect("bytes")).sum()
+}
+
+#[test]
+fn a_pull_that_is_cut_goes_on_where_it_was() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let registry = Registry::here();
+    let home = Home::with_kernel();
+    let whole = {
+        let proxy = Proxy::before(registry.port);
+        home.ok(&["image", "pull", &format!("127.0.0.1:{}/real/debian:1", proxy.port)]);
+        proxy.bytes()
+    };
+    assert!(whole > 20 * MIB, "{whole}");
+    // Fixed numbers that look random, over the whole length.
+    let mut number = 0x9e37_79b9_7f4a_7c15_u64;
+    for round in 0..20 {
+        number =
+            number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let at = (number >> 20) % whole;
+        home.ok(&["image", "cache", "prune"]);
+        let proxy = Proxy::before(registry.port);
+        proxy.cut_after(at);
+        let name = format!("cut-{round}");
+        let reference = format!("127.0.0.1:{}/real/debian:1", proxy.port);
+        home.ok(&["image", "pull", &reference, "--name", &name]);
+        let more = proxy.bytes().saturating_sub(whole);
+        assert!(more <= MIB, "cut at {at} of {whole}: {more} bytes more");
+    }
+    let recipes = home.json(&["image", "list"]);
+    let content = |image: &serde_json::Value| image["content"].as_str().map(String::from);
+    let contents: std::collections::BTreeSet<_> =
+        recipes.as_array().expect("a list").iter().filter_map(content).collect();
+    assert_eq!(contents.len(), 1, "the same layers are the same image");
+}
+
+/// The process is killed within a download; the next daemon goes on.
+#[test]
+fn a_daemon_killed_within_a_download_does_not_begin_again() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let registry = Registry::here();
+    let proxy = Proxy::before(registry.port);
+    proxy.slow(20 * MIB);
+    let home = Home::with_kernel();
+    let reference = format!("127.0.0.1:{}/real/debian:1", proxy.port);
+    let mut client = home
+        .command(&["image", "pull", &reference])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("runs");
+    home.wait("some of it came", std::time::Duration::from_secs(20), |_| proxy.bytes() > 8 * MIB);
+    home.kill_daemon();
+    client.wait().expect("ends");
+    proxy.slow(0);
+    let before = proxy.bytes();
+    home.ok(&["image", "pull", &reference]);
+    let all = blobs(&home);
+    let after = proxy.bytes() - before;
+    assert!(after < all - 6 * MIB, "{after} of {all} bytes came again");
+}
+
+#[test]
+fn fifty_pulls_of_one_image_are_one_download() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let registry = Registry::here();
+    let proxy = Proxy::before(registry.port);
+    let home = Home::with_kernel();
+    let reference = format!("127.0.0.1:{}/real/debian:1", proxy.port);
+    home.ok(&["version"]);
+    let clients: Vec<_> = (0..50)
+        .map(|number| {
+            // Half under one name, half under names of their own.
+            let name = if number % 2 == 0 { "one".to_string() } else { format!("n{number}") };
+            home.command(&["image", "pull", &reference, "--name", &name])
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("runs")
+        })
+        .collect();
+    for client in clients {
+        let said = client.wait_with_output().expect("ends");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    }
+    assert_eq!(proxy.asked("/blobs/"), 2, "the layer and the configuration, once each");
+}
+
+/// Two installations have nothing in common but the cache folder: across processes too.
+#[test]
+fn two_daemons_over_one_cache_download_once() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let registry = Registry::here();
+    let proxy = Proxy::before(registry.port);
+    proxy.slow(30 * MIB);
+    let reference = format!("127.0.0.1:{}/real/debian:1", proxy.port);
+    let (one, two) = (Home::with_kernel(), Home::with_kernel());
+    fs::create_dir_all(one.path().join("state/blobs")).expect("a folder");
+    std::os::unix::fs::symlink(one.path().join("state/blobs"), two.path().join("state/blobs"))
+        .expect("links");
+    let start = |home: &Home| {
+        let mut command = home.command(&["image", "pull", &reference]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("runs")
+    };
+    let first = start(&one);
+    one.wait("some of it came", std::time::Duration::from_secs(20), |_| proxy.bytes() > 4 * MIB);
+    let second = start(&two);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    // The leader fails; the follower takes over where it was.
+    one.kill_daemon();
+    assert!(!first.wait_with_output().expect("ends").status.success());
+    let said = second.wait_with_output().expect("ends");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let all = blobs(&two);
+    assert!(proxy.bytes() < all + MIB, "{} of {all}", proxy.bytes());
+}
+
+#[test]
+fn a_private_registry_wants_a_login() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let users = folder.path().join("users");
+    let hash = Command::new("python3")
+        .args(["-Wignore", "-c", "import crypt; print(crypt.crypt('secret', crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16)))"])
+        .output()
+        .expect("python3");
+    let hash = String::from_utf8_lossy(&hash.stdout).trim().to_string();
+    fs::write(&users, format!("me:{hash}\n")).expect("writes");
+    let auth = format!("auth: {{ htpasswd: {{ realm: here, path: {} }} }}\n", users.display());
+    let registry =
+        Registry::start(&images().join("storage"), &auth, |program| Command::new(program));
+    registry.wait();
+    let home = Home::with_kernel();
+    let host = format!("127.0.0.1:{}", registry.port);
+    let reference = format!("{host}/real/busybox:1");
+    let said = home.banger(&["image", "pull", &reference]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("banger image login"), "{}", said.err);
+    let login = |password: &str| {
+        let line =
+            format!("printf %s {password} | banger image login {host} -u me --password-stdin");
+        home.shell(&line)
+    };
+    let wrong = login("wrong");
+    assert!(wrong.code == 1 && wrong.err.contains("does not know"), "{}", wrong.err);
+    let right = login("secret");
+    assert_eq!(right.code, 0, "{}", right.err);
+    let file = home.path().join("state/auth.json");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).expect("kept").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    home.ok(&["image", "pull", &reference]);
+    assert!(!home.log().contains("secret"), "a password is in the log");
+    home.ok(&["image", "logout", &host]);
+    home.ok(&["image", "cache", "prune"]);
+    assert_eq!(home.banger(&["image", "pull", &reference, "--name", "again"]).code, 1);
+    // Docker's own configuration is as good.
+    let docker = home.path().join("docker");
+    fs::create_dir_all(&docker).expect("a folder");
+    let config = format!("{{\"auths\": {{\"{host}\": {{\"auth\": \"bWU6c2VjcmV0\"}}}}}}");
+    fs::write(docker.join("config.json"), config).expect("writes");
+    let mut home = home;
+    home.kill_daemon();
+    home.set("DOCKER_CONFIG", &docker.display().to_string());
+    home.ok(&["image", "pull", &reference, "--name", "again"]);
+    // And so is a helper of Docker's.
+    let helper = home.path().join("docker-credential-test");
+    let script = "#!/bin/sh\nread -r host\necho \"{\\\"ServerURL\\\":\\\"$host\\\",\\\"Username\\\":\\\"me\\\",\\\"Secret\\\":\\\"secret\\\"}\"\n";
+    fs::write(&helper, script).expect("writes");
+    fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("x");
+    fs::write(docker.join("config.json"), "{\"credsStore\": \"test\"}").expect("writes");
+    home.kill_daemon();
+    let path = std::env::var("PATH").unwrap_or_default();
+    home.set("PATH", &format!("{}:{path}", home.path().display()));
+    home.ok(&["image", "cache", "prune"]);
+    home.ok(&["image", "pull", &reference, "--name", "helped"]);
+}
+
+#[test]
+fn mirrors_come_first_and_the_registry_last() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let registry = Registry::here();
+    let (mirror, origin) = (Proxy::before(registry.port), Proxy::before(registry.port));
+    let home = Home::with_kernel();
+    let host = format!("127.0.0.1:{}", origin.port);
+    let write = |mirrors: &str| {
+        let text = format!("[\"{host}\"]\nmirrors = [{mirrors}]\n");
+        fs::write(home.path().join("state/registries.toml"), text).expect("writes");
+    };
+    write(&format!("\"127.0.0.1:{}\"", mirror.port));
+    home.ok(&["image", "pull", &format!("{host}/real/busybox:1")]);
+    assert_eq!((origin.bytes(), mirror.asked("/blobs/")), (0, 2));
+    // One that is not there, and one that does not have it.
+    write(&format!("\"127.0.0.1:1\", \"127.0.0.1:{}\"", super::free_port()));
+    home.ok(&["image", "pull", &format!("{host}/real/layers:1")]);
+    assert!(origin.asked("/blobs/") >= 2);
+    write("3");
+    let said = home.banger(&["image", "pull", &format!("{host}/real/zstd:1")]);
+    assert!(said.code == 1 && said.err.contains("registries.toml"), "{}", said.err);
+}
+
+#[test]
+fn a_reference_that_moved_is_shown_and_not_taken() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = folder.path().join("storage");
+    let registry = Registry::start(&storage, "", |program| Command::new(program));
+    registry.wait();
+    let push = |image: &str| {
+        let to = format!("docker://127.0.0.1:{}/it:1", registry.port);
+        let pushed = Command::new("skopeo")
+            .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
+            .args([&format!("oci:{}:{image}", images().join("lay").display()), &to])
+            .status();
+        assert!(pushed.expect("skopeo").success());
+    };
+    push("busybox");
+    let home = Home::with_kernel();
+    let reference = format!("127.0.0.1:{}/it:1", registry.port);
+    home.ok(&["image", "pull", &reference, "--name", "it"]);
+    let manifest = |home: &Home| {
+        let shown = home.json(&["image", "show", "it"]);
+        shown["details"][0].as_str().expect("a manifest").to_string()
+    };
+    let first = manifest(&home);
+    push("layers");
+    let said = home.banger(&["image", "pull", &reference, "--name", "it"]);
+    assert_eq!(said.code, 0);
+    assert!(said.err.contains("moved") && said.err.contains("--update"), "{}", said.err);
+    assert_eq!(manifest(&home), first);
+    // A file that names it means the one that is known.
+    home.write(&format!("image \"x\" {{ oci \"{reference}\"; }}\n"));
+    home.ok(&["apply"]);
+    assert_eq!(home.json(&["image", "list"]).as_array().map(Vec::len), Some(1));
+    home.ok(&["image", "pull", &reference, "--name", "it", "--update"]);
+    assert_ne!(manifest(&home), first);
+}
