@@ -7,5 +7,6 @@ mod example;
 pub(crate) mod home;
 mod init;
 mod network;
+mod oci;
 mod run;
 mod ssh;

@@ -81,7 +81,7 @@ impl Registry {
             let credentials = self.credentials.clone();
             let session = Session::new(http.clone(), &host, repository, credentials, tls)?;
             let is_last = host == parsed.registry();
-            Ok(Arc::new(if is_last { session } else { session.as_mirror() }))
+            Ok(Arc::new(if is_last { session } else { session.into_mirror() }))
         });
         let name = match &image.digest {
             Some(digest) => digest.clone(),

@@ -60,7 +60,7 @@ impl Session {
     }
 
     /// One that is not asked twice: there is another to ask.
-    pub(super) fn as_mirror(self) -> Self {
+    pub(super) fn into_mirror(self) -> Self {
         Self { tries: 1, ..self }
     }
 

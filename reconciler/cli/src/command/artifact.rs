@@ -97,7 +97,7 @@ async fn pull(
 ) -> Result<()> {
     let own = image.name();
     let name = name.unwrap_or_else(|| own.clone());
-    let mut spec = picture_declaration(global, image)?;
+    let mut spec = picture_declaration(client, global, image).await?;
     if let Some(found) = catalog::embedded().images.get(&own).filter(|_| spec.images.is_empty()) {
         spec.images.insert(own.clone(), found.clone());
     }
@@ -137,11 +137,26 @@ async fn promote(client: &Client, global: &Global, image: &str, name: Option<Nam
     show_one(&find(client, "/v1/images", name.as_str()).await?, global.json)
 }
 
-/// Declares something by command, and waits until it is there.
+/// Declares something by command, and waits until it is there. What cannot be made is not declared any more then.
 async fn keep(client: &Client, global: &Global, edit: Edit<Spec>) -> Result<()> {
     let project = project::default();
     let applied: Applied = client.post(&format!("/v1/projects/{project}/edit"), &edit).await?;
-    follow(client, &project, None, applied.change, global.json).await
+    let outcome = follow(client, &project, None, applied.change, global.json).await;
+    if let (Err(_), Edit::Create { spec } | Edit::Update { spec, .. }) = (&outcome, &edit) {
+        for (path, names) in [
+            ("/v1/images", spec.images.keys().collect::<Vec<_>>()),
+            ("/v1/kernels", spec.kernels.keys().collect()),
+        ] {
+            for name in names {
+                let found = find(client, path, &format!("{project}/{name}")).await;
+                if let Some(found) = found.ok().filter(|found| found.content.is_none()) {
+                    // It may be used by now, and stays then.
+                    let _ = client.delete(&format!("{path}/{}", found.recipe)).await;
+                }
+            }
+        }
+    }
+    outcome
 }
 
 pub(super) async fn kernel(global: &Global, command: Kernel) -> Result<ExitCode> {
@@ -188,9 +203,13 @@ fn kernel_declaration(global: &Global, kernel: Option<&Name>) -> Result<Spec> {
 }
 
 /// The image that a command names, declared under the name that it has there.
-pub(super) fn picture_declaration(global: &Global, picture: &Picture) -> Result<Spec> {
+pub(super) async fn picture_declaration(
+    client: &Client,
+    global: &Global,
+    picture: &Picture,
+) -> Result<Spec> {
     match picture {
-        Picture::Name(name) => declaration(global, name),
+        Picture::Name(name) => declaration(client, global, name).await,
         Picture::Oci(image) => {
             let mut spec = Spec::default();
             let source = ImageSource::Oci(image.clone());
@@ -263,35 +282,45 @@ async fn remove(client: &Client, path: &str, wanted: &str) -> Result<()> {
     Ok(())
 }
 
-/// An image of the Bangerfile here or of the catalog, with the kernel it needs, as a spec of its own.
-pub(super) fn declaration(global: &Global, image: &Name) -> Result<Spec> {
+/// An image of the Bangerfile here, of the catalog, or kept by command, with the kernel it needs, as a spec of its own.
+async fn declaration(client: &Client, global: &Global, image: &Name) -> Result<Spec> {
     let own = match project::find(global)? {
         Some(file) => file.parse()?,
         None => Spec::default(),
     };
+    if let Some(spec) = taken_from(&own, image) {
+        return Ok(spec);
+    }
+    if catalog::image(&own, image).is_some() {
+        return Ok(Spec::default());
+    }
+    let kept: Spec =
+        client.get(&format!("/v1/projects/{}", project::default())).await.unwrap_or_default();
+    if let Some(spec) = taken_from(&kept, image) {
+        return Ok(spec);
+    }
+    let all = own.images.keys().chain(kept.images.keys()).chain(catalog::embedded().images.keys());
+    let known: Vec<&str> = all.map(Name::as_str).collect();
+    Err(Failure::new(FAILED, format!("there is no image \"{image}\""))
+        .hint(format!("known: {}", known.join(", ")))
+        .into())
+}
+
+/// An image of a spec and its kernel.
+fn taken_from(from: &Spec, image: &Name) -> Option<Spec> {
     let mut spec = Spec::default();
-    let Some(found) = own.images.get(image) else {
-        if catalog::image(&own, image).is_some() {
-            return Ok(spec);
-        }
-        let known: Vec<&str> =
-            own.images.keys().chain(catalog::embedded().images.keys()).map(Name::as_str).collect();
-        let message = format!("there is no image \"{image}\"");
-        return Err(Failure::new(FAILED, message)
-            .hint(format!("known: {}", known.join(", ")))
-            .into());
-    };
+    let found = from.images.get(image)?;
     spec.images.insert(image.clone(), found.clone());
     if let Some(name) = &found.kernel
-        && let Some(kernel) = own.kernels.get(name)
+        && let Some(kernel) = from.kernels.get(name)
     {
         spec.kernels.insert(name.clone(), kernel.clone());
     }
-    Ok(spec)
+    Some(spec)
 }
 
 async fn build(client: &Client, global: &Global, image: &Name) -> Result<()> {
-    let mut spec = declaration(global, image)?;
+    let mut spec = declaration(client, global, image).await?;
     if let Some(found) = catalog::embedded().images.get(image).filter(|_| spec.images.is_empty()) {
         spec.images.insert(image.clone(), found.clone());
     }

@@ -143,16 +143,16 @@ fn shaped(shape: &Shape) -> SandboxSpec {
 }
 
 /// The image and the networks that a command names.
-fn declared(global: &Global, shape: &Shape) -> Result<Spec> {
-    let mut spec = picture_declaration(global, &shape.image)?;
+async fn declared(client: &Client, global: &Global, shape: &Shape) -> Result<Spec> {
+    let mut spec = picture_declaration(client, global, &shape.image).await?;
     spec.networks = shape.network.iter().map(|n| (n.clone(), NetworkSpec::default())).collect();
     Ok(spec)
 }
 
 async fn create(global: &Global, name: Name, shape: &Shape, no_wait: bool) -> Result<ExitCode> {
-    let mut spec = declared(global, shape)?;
-    spec.sandboxes.insert(name.clone(), shaped(shape));
     let client = Client::connect().await?;
+    let mut spec = declared(&client, global, shape).await?;
+    spec.sandboxes.insert(name.clone(), shaped(shape));
     let project = global.project.clone().unwrap_or_else(project::default);
     let applied: Applied =
         client.post(&format!("/v1/projects/{project}/edit"), &Edit::Create { spec }).await?;
@@ -205,7 +205,8 @@ async fn run_once(
     how: How,
     command: Vec<String>,
 ) -> Result<ExitCode> {
-    let mut spec = declared(global, shape)?;
+    let client = Client::connect().await?;
+    let mut spec = declared(&client, global, shape).await?;
     let name = fresh_name();
     spec.sandboxes.insert(name.clone(), shaped(shape));
     let tty = terminal::wanted(how.no_tty);
@@ -215,7 +216,6 @@ async fn run_once(
     let by_ssh = command.is_empty() && on_terminal && plain && ssh::command()?.is_some();
     let exec = (!by_ssh).then(|| wanted(how, command, tty));
     let run = Run { spec, exec };
-    let client = Client::connect().await?;
     let path = format!("/v1/projects/{RUN_PROJECT}/run");
     let (read, mut write) = tokio::io::split(client.upgrade(&path).await?);
     send_message(&mut write, &run).await?;
