@@ -14,7 +14,85 @@ const ROUNDS: usize = 7;
 fn main() {
     plans();
     names();
+    pulls();
     runs();
+}
+
+/// A pull from a registry, until the image can be booted, against `skopeo copy` and `umoci unpack`; and its memory.
+fn pulls() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let built = root.join("target/end-to-end");
+    let programs =
+        std::env::var_os("BANGER_PROGRAMS").map_or(root.join("target/release"), PathBuf::from);
+    let (storage, kernels) = (built.join("images-1/storage"), built.join("home-3/state/kernels"));
+    if !storage.is_dir() || !kernels.is_dir() || !programs.join("banger").is_file() {
+        return println!(
+            "pulls: run the tests first, and build the programs: cargo build --release"
+        );
+    }
+    let folder = tempfile::Builder::new().prefix("bp").tempdir_in("/tmp").expect("a folder");
+    let config = folder.path().join("registry.yml");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+    let port = port.expect("a port").port();
+    let text = format!(
+        "version: 0.1\nlog: {{ level: error }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\n\
+         http: {{ addr: \"127.0.0.1:{port}\" }}\n",
+        std::fs::canonicalize(&storage).expect("there").display()
+    );
+    std::fs::write(&config, text).expect("writes");
+    let mut registry = Command::new("docker-registry")
+        .args(["serve".as_ref(), config.as_os_str()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("docker-registry starts");
+    let state = folder.path().join("state");
+    std::fs::create_dir_all(&state).expect("a folder");
+    let copied = Command::new("cp").arg("-a").arg(&kernels).arg(&state).status();
+    assert!(copied.expect("cp").success());
+    let work = folder.path().join("work");
+    let home = Home { folder, programs, namespace: None };
+    assert!(home.banger(&["version"]).status().expect("runs").success());
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        let status = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(status.expect("runs").success(), "{program} {arguments:?}");
+    };
+    let reference = format!("127.0.0.1:{port}/real/debian:1");
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let _ = std::fs::remove_dir_all(&work);
+        std::fs::create_dir_all(&work).expect("a folder");
+        let at = |name: &str| format!("{}/{name}", work.display());
+        let start = Instant::now();
+        let from = format!("docker://{reference}");
+        let to = format!("oci:{}:it", at("lay"));
+        run("skopeo", &["copy", "-q", "--insecure-policy", "--src-tls-verify=false", &from, &to]);
+        run("umoci", &["unpack", "--image", &format!("{}:it", at("lay")), &at("bundle")]);
+        theirs.push(start.elapsed());
+        let name = format!("n{round}");
+        for arguments in [
+            &["image", "cache", "prune"][..],
+            &["image", "delete", &format!("n{}", round.max(1) - 1)],
+        ] {
+            let _ = home.banger(arguments).status();
+        }
+        let start = Instant::now();
+        let pulled = home.banger(&["image", "pull", &reference, "--name", &name]).status();
+        assert!(pulled.expect("runs").success());
+        ours.push(start.elapsed());
+    }
+    let _ = registry.kill();
+    let _ = registry.wait();
+    let log = std::fs::read_to_string(state.join("bangerd.log")).unwrap_or_default();
+    let peak = log
+        .lines()
+        .filter_map(|line| line.split(" with ").nth(1)?.split(' ').next()?.parse::<u64>().ok());
+    let (ours, theirs) = (median(ours), median(theirs));
+    println!("skopeo copy and umoci unpack: {theirs:?}");
+    println!("image pull:                   {ours:?}");
+    println!("ratio: {:.3}", ours.as_secs_f64() / theirs.as_secs_f64());
+    println!("most memory of the unpacker:  {} KiB", peak.max().unwrap_or(0));
 }
 
 /// Answers for a sandbox's name in a second, against dnsmasq with the same name, by the same client.

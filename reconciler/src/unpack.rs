@@ -1,7 +1,7 @@
 //! Layers become an image in a process of its own, which has nothing but their descriptors (R-I6).
 //!
-//! Both ends are here. The daemon starts itself as `bangerd unpack`, sends one [`Job`] with the descriptors over a
-//! socket, and reads [`Word`]s until the last. The child gives up every right to open a file before it reads the first
+//! Both ends are here. The daemon starts itself as `bangerd unpack`, sends one job with the descriptors over a
+//! socket, and reads words until the last. The child gives up every right to open a file before it reads the first
 //! byte of a layer, and ends with the daemon.
 
 use crate::fault::{During, Fault};
@@ -78,6 +78,8 @@ pub struct Unpacked {
     pub devices: u64,
     /// Extended attributes that were left out.
     pub xattrs: u64,
+    /// The most memory that the child had, in KiB.
+    pub peak_kib: u64,
 }
 
 /// Why nothing was made.
@@ -127,7 +129,11 @@ pub fn unpack(
     drop(ours);
     let status = child.wait().during(|| "waiting for the unpacker".into())?;
     match said? {
-        Some(Word::Done(unpacked)) => Ok(unpacked),
+        Some(Word::Done(unpacked)) => {
+            let Unpacked { unpacked: bytes, peak_kib, .. } = &unpacked;
+            tracing::info!("unpacked {bytes} bytes with {peak_kib} KiB of memory");
+            Ok(unpacked)
+        }
         Some(Word::Failed { kind, what, damaged }) => {
             Err(Failure { fault: Fault { kind, ..Fault::host(what) }, damaged })
         }
@@ -251,9 +257,16 @@ fn work(socket: &io::Stdin, job: Job, out: File, layers: Vec<File>) -> Word {
             unpacked: built.unpacked,
             devices: built.counts.devices,
             xattrs: built.counts.xattrs,
+            peak_kib: peak_kib(),
         }),
         Err(error) => failed(&error),
     }
+}
+
+fn peak_kib() -> u64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let usage = getrusage(UsageWho::RUSAGE_SELF).map(|usage| usage.max_rss());
+    usage.ok().and_then(|kib| u64::try_from(kib).ok()).unwrap_or(0)
 }
 
 fn failed(error: &Error) -> Word {

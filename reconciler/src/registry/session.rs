@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_go_to_the_registrys_own_domain_only() {
+    fn passwords_go_to_the_domain_of_their_registry_only() {
         let to = |registry: &str, realm: &str| {
             let url = |host: &str| Url::parse(&format!("https://{host}/")).expect("a host");
             belongs(&url(registry), &url(realm))
