@@ -1,5 +1,6 @@
 //! One test binary: what needs more than one package.
 
+mod archives;
 mod end_to_end;
 mod helper;
 mod helper_network;

@@ -96,9 +96,11 @@ impl Identities {
             }
         };
         self.state.set_identity(identity.clone(), Phase::Provisioning);
+        // An image with an init starts its own services by it.
+        let by_init = identity.image_service && has_init;
+        let serves = !(identity.command.is_empty() || by_init);
         let service = service.or_else(|| {
-            (!identity.command.is_empty())
-                .then(|| tokio::spawn(provision::keep_running(self.state.clone())).abort_handle())
+            serves.then(|| tokio::spawn(provision::keep_running(self.state.clone())).abort_handle())
         });
         let work = tokio::spawn(provision::bring_up(self.state.clone(), hidden.clone(), has_init));
         *entered = Some(Entered { hidden, has_init, work: work.abort_handle(), service });

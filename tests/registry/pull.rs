@@ -13,6 +13,16 @@ fn blobs(home: &Home) -> u64 {
     all.as_array().expect("a list").iter().map(|blob| blob["bytes"].as_u64().expect("bytes")).sum()
 }
 
+/// Puts one of the real images where the reference `it:1` leads.
+fn push(registry: &Registry, image: &str) {
+    let to = format!("docker://127.0.0.1:{}/it:1", registry.port);
+    let pushed = Command::new("skopeo")
+        .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
+        .args([&format!("oci:{}:{image}", images().join("lay").display()), &to])
+        .status();
+    assert!(pushed.expect("skopeo").success());
+}
+
 #[test]
 fn a_pull_that_is_cut_goes_on_where_it_was() {
     if !can_run() || !can_run_guests() {
@@ -232,15 +242,7 @@ fn a_reference_that_moved_is_shown_and_not_taken() {
     let storage = folder.path().join("storage");
     let registry = Registry::start(&storage, "", |program| Command::new(program));
     registry.wait();
-    let push = |image: &str| {
-        let to = format!("docker://127.0.0.1:{}/it:1", registry.port);
-        let pushed = Command::new("skopeo")
-            .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
-            .args([&format!("oci:{}:{image}", images().join("lay").display()), &to])
-            .status();
-        assert!(pushed.expect("skopeo").success());
-    };
-    push("busybox");
+    push(&registry, "busybox");
     let home = Home::with_kernel();
     let reference = format!("127.0.0.1:{}/it:1", registry.port);
     home.ok(&["image", "pull", &reference, "--name", "it"]);
@@ -249,7 +251,7 @@ fn a_reference_that_moved_is_shown_and_not_taken() {
         shown["details"][0].as_str().expect("a manifest").to_string()
     };
     let first = manifest(&home);
-    push("layers");
+    push(&registry, "layers");
     let said = home.banger(&["image", "pull", &reference, "--name", "it"]);
     assert_eq!(said.code, 0);
     assert!(said.err.contains("moved") && said.err.contains("--update"), "{}", said.err);
@@ -260,4 +262,80 @@ fn a_reference_that_moved_is_shown_and_not_taken() {
     assert_eq!(home.json(&["image", "list"]).as_array().map(Vec::len), Some(1));
     home.ok(&["image", "pull", &reference, "--name", "it", "--update"]);
     assert_ne!(manifest(&home), first);
+}
+
+/// What a reference led to is written beside the file, and holds on another machine after the reference moved.
+#[test]
+fn a_lock_holds_what_a_reference_led_to() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let registry =
+        Registry::start(&folder.path().join("storage"), "", |program| Command::new(program));
+    registry.wait();
+    push(&registry, "busybox");
+    let text = format!("image \"it\" {{ oci \"127.0.0.1:{}/it:1\"; }}\n", registry.port);
+    let one = Home::with_kernel();
+    one.write(&text);
+    let said = one.banger(&["apply", "--frozen"]);
+    assert!(said.code == 4 && said.err.contains("banger lock"), "{} {}", said.code, said.err);
+    one.ok(&["lock"]);
+    one.ok(&["apply", "--frozen"]);
+    one.ok(&["lock"]);
+    let lock = fs::read_to_string(one.path().join("Bangerfile.lock")).expect("written");
+    let content =
+        one.json(&["image", "show", "it"])["content"].as_str().expect("built").to_string();
+    assert!(lock.contains("digest = \"sha256:") && lock.contains(&content), "{lock}");
+    assert!(lock.contains("agent = ") && lock.contains("QEMU"), "{lock}");
+
+    push(&registry, "layers");
+    let two = Home::with_kernel();
+    two.write(&text);
+    fs::write(two.path().join("Bangerfile.lock"), &lock).expect("writes");
+    two.ok(&["apply", "--frozen"]);
+    assert_eq!(two.json(&["image", "show", "it"])["content"].as_str(), Some(content.as_str()));
+    // Whatever is not as it says is refused before anything is done.
+    for (from, to, why) in [
+        (content.as_str(), "0".repeat(64).as_str(), "image it is"),
+        ("agent = \"", "agent = \"0", "the programs are"),
+        ("/it:1\"", "/it:2\"", "image it was"),
+        ("[images", "[what", "Bangerfile.lock"),
+    ] {
+        let changed = lock.replacen(from, to, 1);
+        assert_ne!(changed, lock);
+        fs::write(two.path().join("Bangerfile.lock"), changed).expect("writes");
+        let said = two.banger(&["apply", "--frozen"]);
+        assert!([1, 4].contains(&said.code) && said.err.contains(why), "{from}: {}", said.err);
+    }
+    fs::write(two.path().join("Bangerfile.lock"), &lock).expect("writes");
+    assert_eq!(two.ok(&["lock"]), "", "nothing moves by itself");
+    assert_eq!(fs::read_to_string(two.path().join("Bangerfile.lock")).expect("reads"), lock);
+    let moved = two.ok(&["lock", "--update", "it"]);
+    assert!(moved.contains("it: sha256:") && moved.contains('\u{2192}'), "{moved}");
+    two.ok(&["apply", "--yes"]);
+    assert_ne!(two.json(&["image", "show", "it"])["content"].as_str(), Some(content.as_str()));
+}
+
+/// An image takes little memory to unpack, however large it is (R-I6).
+#[test]
+fn unpacking_takes_little_memory() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let home = Home::with_kernel();
+    let tree = home.path().join("tree");
+    fs::create_dir_all(&tree).expect("a folder");
+    let large = fs::File::create(tree.join("large")).expect("a file");
+    large.set_len(1 << 30).expect("grows");
+    let made = Command::new("sh")
+        .args(["-ec", "for d in $(seq 100); do mkdir $d; (cd $d; seq 1000 | xargs touch); done"])
+        .current_dir(&tree)
+        .status();
+    assert!(made.expect("sh").success());
+    home.ok(&["image", "register", "large", "tree"]);
+    let log = home.log();
+    let peak = log.split(" bytes with ").nth(1).and_then(|rest| rest.split(' ').next());
+    let peak: u64 = peak.and_then(|kib| kib.parse().ok()).expect("a figure in the log");
+    assert!(peak < 256 << 10, "{peak} KiB");
 }

@@ -43,6 +43,15 @@ pub(crate) enum Command {
         /// Return once it is stored, without waiting until it is so
         #[arg(long)]
         no_wait: bool,
+        /// Refuse whatever is not as Bangerfile.lock says
+        #[arg(long)]
+        frozen: bool,
+    },
+    /// Write down what the file's references led to, in Bangerfile.lock
+    Lock {
+        /// Take what this image's reference, or this build, leads to now
+        #[arg(long, value_name = "NAME", value_parser = artifact)]
+        update: Vec<Name>,
     },
     /// Show what apply would do: exit code 0 for nothing, 2 for something
     Plan,

@@ -6,6 +6,7 @@ mod client;
 mod command;
 mod failure;
 mod local;
+mod lock;
 mod project;
 mod show;
 mod terminal;

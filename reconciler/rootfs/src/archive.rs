@@ -46,14 +46,15 @@ pub(crate) struct Archive<R> {
     /// Bytes of the current entry that are still to come.
     left: u64,
     padding: u64,
-    global: Pax,
+    /// Whether a PAX header came yet.
+    pax: bool,
 }
 
 type Header = [u8; BLOCK];
 
 impl<R: Read> Archive<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, left: 0, padding: 0, global: Pax::default() }
+        Self { inner, left: 0, padding: 0, pax: false }
     }
 
     /// The next entry; `None` at the end. What was not read of the one before is skipped.
@@ -73,29 +74,29 @@ impl<R: Read> Archive<R> {
                     if pax.is_some() {
                         return refuse("two PAX headers stand before one entry");
                     }
-                    let mut records = self.global.clone();
+                    self.pax = true;
+                    let mut records = Pax::default();
                     records.read(&self.extension(size)?)?;
                     pax = Some(records);
                 }
                 b'g' => {
-                    let bytes = self.extension(size)?;
-                    self.global.read(&bytes)?;
-                    let global = &self.global;
-                    if global.path.is_some()
-                        || global.link.is_some()
-                        || global.size.is_some()
-                        || global.sparse.is_there()
-                        || !global.xattrs.is_empty()
-                    {
-                        return refuse("a global PAX header names one entry");
+                    // Some readers apply it, some do not: only comments mean the same to all.
+                    self.pax = true;
+                    let mut global = Pax::default();
+                    global.read(&self.extension(size)?)?;
+                    if !global.is_empty() {
+                        return refuse("a global PAX header is about entries");
                     }
                 }
                 b'L' if long_path.is_none() => long_path = Some(self.long_name(size)?),
                 b'K' if long_link.is_none() => long_link = Some(self.long_name(size)?),
                 b'L' | b'K' => return refuse("two long names stand before one entry"),
+                b'V' if pax.is_some() || long_path.is_some() || long_link.is_some() => {
+                    return refuse("an extension header stands before a volume's name");
+                }
                 b'V' => self.skip_padded(size)?,
                 _ => {
-                    let pax = pax.unwrap_or_else(|| self.global.clone());
+                    let pax = pax.unwrap_or_default();
                     return self.entry(&header, size, pax, long_path, long_link).map(Some);
                 }
             }
@@ -188,19 +189,22 @@ impl<R: Read> Archive<R> {
 
     /// The next header block, with its checksum verified. `None` at the end: a block of zeros, or no more bytes.
     fn header(&mut self) -> Result<Option<Header>, Fault> {
-        let mut header = [0; BLOCK];
-        let mut have = 0;
-        while have < BLOCK {
-            match self.inner.read(&mut header[have..]) {
-                Ok(0) if have == 0 => return Ok(None),
-                Ok(0) => return refuse("the archive is cut off within a header"),
-                Ok(count) => have += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Fault::Read(error)),
-            }
-        }
-        if header.iter().all(|byte| *byte == 0) {
+        let (header, have) = self.block()?;
+        if have == 0 {
             return Ok(None);
+        }
+        if have < BLOCK {
+            return refuse("the archive is cut off within a header");
+        }
+        if header == [0; BLOCK] {
+            // The end has two of them. Some readers stop at one, some do not.
+            if self.block()?.0 != [0; BLOCK] {
+                return refuse("a block of zeros stands within the archive");
+            }
+            return Ok(None);
+        }
+        if header[148] & 0x80 != 0 {
+            return refuse("a header's checksum is not a number");
         }
         let blank = |index: usize, byte: u8| if (148..156).contains(&index) { b' ' } else { byte };
         let bytes = || header.iter().enumerate().map(|(index, byte)| blank(index, *byte));
@@ -212,6 +216,20 @@ impl<R: Read> Archive<R> {
             return refuse("a header's checksum is wrong");
         }
         Ok(Some(header))
+    }
+
+    /// The next block, and how much of it there is.
+    fn block(&mut self) -> Result<(Header, usize), Fault> {
+        let (mut block, mut have) = ([0; BLOCK], 0);
+        while have < BLOCK {
+            match self.inner.read(&mut block[have..]) {
+                Ok(0) => break,
+                Ok(count) => have += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Fault::Read(error)),
+            }
+        }
+        Ok((block, have))
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, Fault> {
@@ -252,13 +270,16 @@ impl<R: Read> Archive<R> {
         let stored = pax.size.unwrap_or(size);
         let path = long_path.or(pax.path).unwrap_or_else(|| name(header));
         let link = long_link.or(pax.link).unwrap_or_else(|| field(&header[157..257]));
-        let mut kind = kind_of(header[156], &path)?;
-        if header[156] == b'7' {
-            kind = Kind::File;
+        let kind = kind_of(header[156], &path)?;
+        if pax.sparse.is_there() && (kind != Kind::File || header[156] == b'S') {
+            return refuse(format!("a sparse map stands before {}", shown(&path)));
         }
         match kind {
             Kind::File => {}
             // The bytes of a file that is linked to are with the file.
+            Kind::Hardlink if stored != 0 && self.pax => {
+                return refuse(format!("{} is a hard link and has bytes", shown(&path)));
+            }
             Kind::Hardlink => {}
             Kind::Folder | Kind::Symlink | Kind::Character | Kind::Block | Kind::Fifo => {
                 if stored != 0 {
@@ -307,14 +328,20 @@ impl<R: Read> Archive<R> {
 
     /// GNU's own sparse files: the first pieces in the header, more in blocks behind it.
     fn old_sparse(&mut self, header: &Header, entry: &mut Entry) -> Result<(), Fault> {
+        if &header[257..265] != b"ustar  \0" {
+            return refuse(format!("{} is sparse as only GNU's format has it", shown(&entry.path)));
+        }
         let mut pieces = Vec::new();
         let mut more = header[482] != 0;
         entry.size = unsigned(&header[483..495], "real size")?;
-        read_pieces(&header[386..482], &mut pieces)?;
+        let mut ended = read_pieces(&header[386..482], &mut pieces)?;
         while more {
+            if ended {
+                return refuse("a sparse map goes on after its end");
+            }
             let mut block = [0; BLOCK];
             self.exact(&mut block)?;
-            read_pieces(&block[..504], &mut pieces)?;
+            ended = read_pieces(&block[..504], &mut pieces)?;
             more = block[504] != 0;
         }
         self.accept(pieces, entry)
@@ -331,7 +358,6 @@ impl<R: Read> Archive<R> {
         let pieces = match (sparse.major, sparse.minor, sparse.map) {
             (Some(1), Some(0), None) => self.map_before_data()?,
             (None | Some(0), _, Some(map)) => map,
-            (Some(0), _, None) | (None, None, None) => Vec::new(),
             _ => return refuse("a sparse file is of an unknown version"),
         };
         self.accept(pieces, entry)
@@ -369,7 +395,7 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    /// Pieces must be in order, within the file, and as many bytes as follow.
+    /// Pieces must be in order, up to the end of the file, and as many bytes as follow.
     fn accept(&self, pieces: Vec<(u64, u64)>, entry: &mut Entry) -> Result<(), Fault> {
         bounded(pieces.len())?;
         let (mut end, mut total) = (0u64, 0u64);
@@ -378,8 +404,16 @@ impl<R: Read> Archive<R> {
             let Some(after) = after.filter(|after| *offset >= end && *after <= entry.size) else {
                 return refuse(format!("the sparse map of {} is not in order", shown(&entry.path)));
             };
+            // Some readers expect each piece in blocks of its own.
+            if *length > 0 && total % BLOCK as u64 != 0 {
+                return refuse(format!("the sparse map of {} is not aligned", shown(&entry.path)));
+            }
             end = after;
             total += length;
+        }
+        if end != entry.size {
+            // GNU tar ends the file there, others do not.
+            return refuse(format!("the sparse map of {} ends too early", shown(&entry.path)));
         }
         if total != self.left {
             return refuse(format!("the sparse map of {} does not fit", shown(&entry.path)));
@@ -399,15 +433,18 @@ fn bounded(pieces: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-fn read_pieces(bytes: &[u8], pieces: &mut Vec<(u64, u64)>) -> Result<(), Fault> {
+/// Whether the map ends here.
+fn read_pieces(bytes: &[u8], pieces: &mut Vec<(u64, u64)>) -> Result<bool, Fault> {
     for piece in bytes.chunks_exact(24) {
-        if piece[0] == 0 {
-            break;
+        match (piece[0], piece[12]) {
+            (0, 0) => return Ok(true),
+            (0, _) | (_, 0) => return refuse("a sparse map has half a piece"),
+            _ => {}
         }
         bounded(pieces.len())?;
         pieces.push((unsigned(&piece[..12], "offset")?, unsigned(&piece[12..], "length")?));
     }
-    Ok(())
+    Ok(false)
 }
 
 fn decimal(text: &[u8]) -> Result<u64, Fault> {
@@ -419,7 +456,10 @@ fn decimal(text: &[u8]) -> Result<u64, Fault> {
 fn kind_of(flag: u8, path: &[u8]) -> Result<Kind, Fault> {
     Ok(match flag {
         // Before ustar, a folder was a file whose name ends with a slash.
-        b'0' | 0 | b'7' if path.ends_with(b"/") => Kind::Folder,
+        b'0' | 0 if path.ends_with(b"/") => Kind::Folder,
+        b'7' | b'S' if path.ends_with(b"/") => {
+            return refuse(format!("{} is a file whose name ends with a slash", shown(path)));
+        }
         b'0' | 0 | b'7' | b'S' => Kind::File,
         b'1' => Kind::Hardlink,
         b'2' => Kind::Symlink,
@@ -469,9 +509,11 @@ fn unsigned(bytes: &[u8], what: &str) -> Result<u64, Fault> {
 fn signed(bytes: &[u8], what: &str) -> Result<i64, Fault> {
     let wrong = || refuse(format!("a header's {what} is not a number"));
     if bytes[0] & 0x80 != 0 {
-        let negative = bytes[0] & 0x40 != 0;
-        let first = if negative { i64::from(bytes[0]) - 0x100 } else { i64::from(bytes[0] & 0x7f) };
-        let mut number = first;
+        let mut number: i64 = match bytes[0] {
+            0x80 => 0,
+            0xff => -1,
+            _ => return wrong(),
+        };
         for byte in &bytes[1..] {
             let Some(shifted) = number.checked_mul(256) else { return wrong() };
             number = shifted + i64::from(*byte);

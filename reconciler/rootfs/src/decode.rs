@@ -3,9 +3,9 @@
 use crate::error::{Error, Fault};
 use crate::limits::{Limits, ZSTD_WINDOW};
 use sha2::{Digest as _, Sha256};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// A layer to apply: an archive, plain or packed by gzip or zstd.
@@ -27,11 +27,19 @@ pub(crate) struct Spent<'a> {
     progress: &'a (dyn Fn(u64) + Sync),
     unpacked: u64,
     read: AtomicU64,
+    /// Reading failed, so what is wrong then is not the archive.
+    failed: AtomicBool,
 }
 
 impl<'a> Spent<'a> {
     pub(crate) fn new(limits: &'a Limits, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
-        Self { limits, progress, unpacked: 0, read: AtomicU64::new(0) }
+        Self {
+            limits,
+            progress,
+            unpacked: 0,
+            read: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn unpacked(&self) -> u64 {
@@ -98,9 +106,12 @@ fn decode(
     send: &impl Fn(Chunk) -> bool,
 ) -> Result<(), Fault> {
     let before = spent.read.load(Ordering::Relaxed);
-    let counted = Counted { inner: read, read: &spent.read, progress: spent.progress };
+    let (count, failed) = (&spent.read, &spent.failed);
+    let counted = Counted { inner: read, read: count, failed, progress: spent.progress };
     let mut buffered = BufReader::with_capacity(CHUNK, counted);
-    let mut unpacked: Box<dyn Read + '_> = match magic(&mut buffered)? {
+    let (magic, have) = magic(&mut buffered)?;
+    let buffered = io::Cursor::new(magic).take(have).chain(buffered);
+    let mut unpacked: Box<dyn Read + '_> = match magic {
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
         [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
             let mut decoder =
@@ -124,6 +135,9 @@ fn decode(
                 Ok(0) => break,
                 Ok(count) => have += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if spent.failed.load(Ordering::Relaxed) => {
+                    return Err(Fault::Read(error));
+                }
                 Err(error) => return Err(broken(error)),
             }
         }
@@ -157,23 +171,34 @@ fn broken(error: io::Error) -> Fault {
     }
 }
 
-fn magic(read: &mut impl BufRead) -> Result<[u8; 4], Fault> {
-    let mut magic = [0; 4];
-    let bytes = read.fill_buf().map_err(Fault::Read)?;
-    let have = bytes.len().min(4);
-    magic[..have].copy_from_slice(&bytes[..have]);
-    Ok(magic)
+/// The first bytes, and how many there are: a reader may give them one by one.
+fn magic(read: &mut impl Read) -> Result<([u8; 4], u64), Fault> {
+    let (mut magic, mut have) = ([0; 4], 0);
+    while have < magic.len() {
+        match read.read(&mut magic[have..]) {
+            Ok(0) => break,
+            Ok(count) => have += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Fault::Read(error)),
+        }
+    }
+    Ok((magic, have as u64))
 }
 
 struct Counted<'a, R> {
     inner: R,
     read: &'a AtomicU64,
+    failed: &'a AtomicBool,
     progress: &'a (dyn Fn(u64) + Sync),
 }
 
 impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
+        let count = self.inner.read(buffer).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.failed.store(true, Ordering::Relaxed);
+            }
+        })?;
         let before = self.read.fetch_add(count as u64, Ordering::Relaxed);
         (self.progress)(before + count as u64);
         Ok(count)

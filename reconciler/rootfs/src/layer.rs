@@ -37,6 +37,8 @@ pub(crate) struct Applier<'a> {
     pub(crate) blocks: &'a mut Blocks,
     pub(crate) limits: &'a Limits,
     pub(crate) counts: &'a mut Counts,
+    /// Bytes that are kept in memory beside names.
+    pub(crate) kept: &'a mut u64,
 }
 
 impl Applier<'_> {
@@ -46,12 +48,24 @@ impl Applier<'_> {
         while let Some(entry) = archive.next()? {
             self.counts.entries += 1;
             if self.counts.entries > self.limits.entries {
-                let most = self.limits.entries;
-                return Err(Fault::Budget(format!("the image has more than {most} entries")));
+                return Err(self.too_many());
+            }
+            let attributes = entry.xattrs.iter().map(|(name, value)| name.len() + value.len());
+            let map = entry.pieces.as_ref().map_or(0, |pieces| pieces.len() * 16);
+            *self.kept += (entry.link.len() + attributes.sum::<usize>() + map) as u64;
+            if *self.kept > limits::KEPT {
+                let most = limits::KEPT;
+                return Err(Fault::Budget(format!(
+                    "links, attributes and maps of sparse files have more than {most} bytes"
+                )));
             }
             self.entry(layer, entry, &mut archive)?;
         }
         archive.drain()
+    }
+
+    fn too_many(&self) -> Fault {
+        Fault::Budget(format!("the image has more than {} entries", self.limits.entries))
     }
 
     fn entry<R: Read>(
@@ -65,10 +79,20 @@ impl Applier<'_> {
         }
         let mut path = parts(&entry.path)?;
         let Some(name) = path.pop() else { return self.root(entry) };
+        if path.iter().any(|part| part.starts_with(RESERVED)) {
+            return Ok(());
+        }
+        if let Some(part) = path.iter().find(|part| part.starts_with(WHITEOUT)) {
+            return refuse(format!("{} is a whiteout and has something below", shown(part)));
+        }
         if name.starts_with(WHITEOUT) {
             return self.whiteout(layer, &path, &name);
         }
         let parent = self.tree.folder(&path, layer, true)?.expect("it is made");
+        if self.tree.len() as u64 > self.limits.entries {
+            // Folders that no entry names take room too.
+            return Err(self.too_many());
+        }
         let before = self.tree.children(parent).get(name.as_slice()).copied();
         if before.is_some_and(|child| child.layer == layer) && entry.kind != Kind::Folder {
             self.counts.duplicates += 1;
@@ -102,7 +126,9 @@ impl Applier<'_> {
                 Body::Character(entry.device.0, entry.device.1)
             }
             Kind::Character | Kind::Block => {
+                // What was there does not come back.
                 self.counts.devices += 1;
+                self.tree.remove(parent, &name);
                 return Ok(());
             }
             Kind::Fifo => Body::Fifo,
@@ -174,10 +200,13 @@ impl Applier<'_> {
         if self.tree.node(child.id).links >= MAX_LINKS {
             return refuse(format!("{} has too many names", shown(&entry.link)));
         }
-        if folder == parent && last == name {
-            return Ok(());
-        }
         self.tree.link(parent, name, layer, child.id);
+        if !self.tree.is_folder(folder) {
+            return refuse(format!(
+                "{} takes the place of what it is linked to",
+                shown(&entry.path)
+            ));
+        }
         Ok(())
     }
 

@@ -52,12 +52,12 @@ pub fn build(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Built, Error> {
     let (mut tree, mut blocks) = (Tree::new(), Blocks::new(out));
-    let mut counts = Counts::default();
+    let (mut counts, mut kept) = (Counts::default(), 0);
     let mut spent = decode::Spent::new(limits, progress);
     let last = layers.len();
     for (layer, number) in layers.into_iter().zip(1..) {
-        let mut applier =
-            Applier { tree: &mut tree, blocks: &mut blocks, limits, counts: &mut counts };
+        let (tree, blocks, counts) = (&mut tree, &mut blocks, &mut counts);
+        let mut applier = Applier { tree, blocks, limits, counts, kept: &mut kept };
         decode::with_archive(layer, number, &mut spent, |read| applier.apply(number, read))?;
     }
     let bytes = ext4::finish(&mut tree, &mut blocks).map_err(|fault| fault.at(last))?;

@@ -19,6 +19,8 @@ impl Default for Limits {
     }
 }
 
+/// Bytes of links, attributes and maps of sparse files that are kept in memory, for one image.
+pub(crate) const KEPT: u64 = 96 << 20;
 /// The longest path, in bytes.
 pub(crate) const PATH: usize = 4096;
 /// The longest name, in bytes.
@@ -27,6 +29,8 @@ pub(crate) const NAME: usize = 255;
 pub(crate) const DEPTH: usize = 256;
 /// Links followed on the way to one path.
 pub(crate) const HOPS: usize = 40;
+/// Names, dots included, on the way to one path.
+pub(crate) const STEPS: usize = 4096;
 /// The longest link, in bytes: it must fit into a block with its end.
 pub(crate) const LINK: usize = 4095;
 /// The largest extension header, in bytes.

@@ -25,18 +25,36 @@ pub(crate) struct Sparse {
     pub(crate) real_size: Option<u64>,
     pub(crate) map: Option<Vec<(u64, u64)>>,
     offset: Option<u64>,
+    /// The map is one record, not many.
+    whole: bool,
 }
 
 impl Sparse {
     pub(crate) fn is_there(&self) -> bool {
-        self.major.is_some() || self.map.is_some() || self.real_size.is_some()
+        self.major.is_some()
+            || self.minor.is_some()
+            || self.name.is_some()
+            || self.map.is_some()
+            || self.real_size.is_some()
     }
 }
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
 impl Pax {
-    /// Reads the records of one header over what is known already.
+    /// Whether it says nothing about entries.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.path.is_none()
+            && self.link.is_none()
+            && self.size.is_none()
+            && self.uid.is_none()
+            && self.gid.is_none()
+            && self.mtime.is_none()
+            && self.xattrs.is_empty()
+            && !self.sparse.is_there()
+    }
+
+    /// Reads the records of one header.
     pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
         while !bytes.is_empty() {
             let (record, rest) = cut(bytes)?;
@@ -50,6 +68,10 @@ impl Pax {
         if self.sparse.offset.is_some() {
             return refuse("a PAX sparse map ends in the middle of a piece");
         }
+        // The last of each name counts.
+        self.xattrs.reverse();
+        self.xattrs.sort_by(|a, b| a.0.cmp(&b.0));
+        self.xattrs.dedup_by(|a, b| a.0 == b.0);
         Ok(())
     }
 
@@ -76,12 +98,19 @@ impl Pax {
                 else {
                     return refuse("a PAX sparse map has a length without an offset");
                 };
+                if self.sparse.whole {
+                    return refuse("a PAX sparse file has two maps");
+                }
                 self.sparse.map.get_or_insert_default().push((offset, bytes));
             }
-            b"GNU.sparse.map" => self.sparse.map = Some(map(value)?),
+            b"GNU.sparse.map" => {
+                if self.sparse.map.is_some() {
+                    return refuse("a PAX sparse file has two maps");
+                }
+                (self.sparse.map, self.sparse.whole) = (Some(map(value)?), true);
+            }
             key if key.starts_with(XATTR) => {
                 let name = key[XATTR.len()..].to_vec();
-                self.xattrs.retain(|(known, _)| *known != name);
                 self.xattrs.push((name, value.to_vec()));
             }
             _ => {}

@@ -2,7 +2,7 @@
 
 use crate::error::{Fault, refuse, shown};
 use crate::limits;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A place in the tree's list of nodes.
 pub(crate) type Id = u32;
@@ -67,13 +67,15 @@ pub(crate) struct Tree {
     nodes: Vec<Node>,
     /// Blocks of files that are gone again.
     pub(crate) dead: Vec<(u32, u32)>,
+    /// Folders that have nothing of lower layers any more, and since which layer.
+    hidden: HashMap<Id, usize>,
 }
 
 impl Tree {
     pub(crate) fn new() -> Self {
         let body = Body::Folder(BTreeMap::new());
         let root = Node { body, meta: Meta::FOLDER, xattrs: None, links: 1 };
-        Self { nodes: vec![root], dead: Vec::new() }
+        Self { nodes: vec![root], dead: Vec::new(), hidden: HashMap::new() }
     }
 
     pub(crate) fn node(&self, id: Id) -> &Node {
@@ -121,8 +123,9 @@ impl Tree {
 
     /// Gives a node one more name.
     pub(crate) fn link(&mut self, parent: Id, name: &[u8], layer: usize, id: Id) {
-        self.remove(parent, name);
+        // In this order: the name may be the only one that led to it.
         self.node_mut(id).links += 1;
+        self.remove(parent, name);
         self.children_mut(parent).insert(name.into(), Child { id, layer });
     }
 
@@ -154,6 +157,9 @@ impl Tree {
 
     /// Takes away what lower layers put into a folder; what this layer put there stays, in whatever order it came.
     pub(crate) fn hide_lower(&mut self, folder: Id, layer: usize) {
+        if self.hidden.insert(folder, layer) == Some(layer) {
+            return;
+        }
         let names: Vec<(Box<[u8]>, Child)> =
             self.children(folder).iter().map(|(name, child)| (name.clone(), *child)).collect();
         for (name, child) in names {
@@ -190,8 +196,12 @@ impl Tree {
     ) -> Result<Option<Id>, Fault> {
         let mut way = vec![ROOT];
         let mut to_go: Vec<Vec<u8>> = path.iter().rev().cloned().collect();
-        let mut hops = 0;
+        let (mut hops, mut steps) = (0, 0);
         while let Some(part) = to_go.pop() {
+            steps += 1;
+            if steps > limits::STEPS {
+                return refuse(format!("too many folders on the way to {}", shown(&part)));
+            }
             let here = *way.last().expect("the root stays");
             match part.as_slice() {
                 b"" | b"." => continue,

@@ -18,12 +18,15 @@ use crate::keys::Keys;
 use crate::registry::Registry;
 use axum::Json;
 use axum::Router;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use banger_wire::api::{Problem, ProblemKind, Version};
+use banger_wire::api::{Problem, ProblemKind, Programs, Version};
+use banger_wire::id::Digest;
 use nix::sys::stat::{Mode, umask};
-use std::path::Path;
+use sha2::{Digest as _, Sha256};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::{UnixListener, UnixStream};
@@ -41,6 +44,8 @@ pub struct Context {
     pub keys: Keys,
     /// Registries and what was fetched from them.
     pub registry: Registry,
+    /// The guest's agent.
+    pub agent: PathBuf,
     /// Requests and streams that are under way.
     pub active: Arc<AtomicUsize>,
 }
@@ -99,6 +104,7 @@ fn problem(kind: ProblemKind, message: impl Into<String>) -> Problem {
 pub fn router(context: Context) -> Router {
     Router::new()
         .route("/v1/version", get(version))
+        .route("/v1/programs", get(programs))
         .route("/v1/status", get(watch::status))
         .route("/v1/images", get(artifact::images))
         .route("/v1/images/{recipe}", delete(artifact::delete_image))
@@ -132,6 +138,17 @@ async fn version() -> Json<Version> {
         crate::host::Acceleration::Tcg => format!("qemu by software emulation: {why}"),
     };
     Json(Version { version: env!("CARGO_PKG_VERSION").into(), pid: std::process::id(), vmm })
+}
+
+async fn programs(State(context): State<Context>) -> Result<Json<Programs>, Refusal> {
+    let path = context.agent.display();
+    let agent = std::fs::read(&context.agent).during(|| format!("reading the agent {path}"))?;
+    let agent = Digest::from_bytes(&Sha256::digest(&agent).into()).to_string();
+    let said = tokio::process::Command::new("qemu-system-x86_64").arg("--version").output().await;
+    let said = said.map(|said| String::from_utf8_lossy(&said.stdout).into_owned());
+    let vmm = said.during(|| "asking qemu-system-x86_64 for its version".into())?;
+    let vmm = banger_wire::text::clean_line(vmm.lines().next().unwrap_or_default());
+    Ok(Json(Programs { agent, vmm }))
 }
 
 /// Opens the socket. It is the owner's alone from its first moment: the mask is set before it exists (R-U1).

@@ -56,8 +56,12 @@ fn main() -> ExitCode {
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
-    let outcome =
-        runtime.during(|| "starting".into()).and_then(|runtime| runtime.block_on(serve()));
+    let outcome = runtime.during(|| "starting".into()).and_then(|runtime| {
+        let outcome = runtime.block_on(serve());
+        // Builds that are under way are left where they are; what they started ends with us.
+        runtime.shutdown_background();
+        outcome
+    });
     match outcome {
         Ok(code) => code,
         Err(fault) => {
@@ -86,7 +90,8 @@ async fn serve() -> Result<ExitCode, Fault> {
     let free = net::is_free(&install).await?;
     let guest = Arc::new(VsockGuest::new(folders.clone(), wakes.clone()));
     let net = Arc::new(HostNet::new(install.clone(), helper.clone(), guest.clone()));
-    let launcher = Launcher::new(folders.clone(), install.clone(), agent, helper, wakes.clone());
+    let launcher =
+        Launcher::new(folders.clone(), install.clone(), agent.clone(), helper, wakes.clone());
     let launcher = Arc::new(launcher);
     let registry = Registry::open(folders.state())?;
     let drivers = Drivers {
@@ -108,6 +113,7 @@ async fn serve() -> Result<ExitCode, Fault> {
         folders: folders.clone(),
         keys,
         registry,
+        agent,
         active: active.clone(),
     };
     let listener = api::listen(&folders.socket())?;

@@ -179,7 +179,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 }
 
 /// Whether a registry is in a private network itself, and may lead about there.
-async fn is_private(url: &Url) -> bool {
+pub(super) async fn is_private(url: &Url) -> bool {
     if let Some(address) = literal(url) {
         return !is_public(address);
     }
@@ -294,4 +294,71 @@ pub(super) fn pause(tried: u32, asked: Duration) -> Duration {
     let base = Duration::from_millis(250) * 2u32.pow(tried.min(6));
     let share = u32::from(crate::host::random::<1>()[0]);
     asked + base / 2 + base * share / 512
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_internet_is_public() {
+        let public = |text: &str| is_public(text.parse().expect("an address"));
+        for private in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "198.18.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(!public(private), "{private}");
+        }
+        for good in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1", "::ffff:8.8.8.8"] {
+            assert!(public(good), "{good}");
+        }
+    }
+
+    fn answer(location: &str) -> Response {
+        let answer = axum::http::Response::builder().status(302).header("location", location);
+        Response::from(answer.body("").expect("an answer"))
+    }
+
+    #[test]
+    fn a_public_registry_does_not_lead_into_private_networks() {
+        let here = Url::parse("https://registry.example/v2/x").expect("an address");
+        let lead =
+            |to: &str, open: bool| next_hop(&here, &answer(to), open).map(|url| url.to_string());
+        for to in [
+            "https://169.254.169.254/latest",
+            "https://10.0.0.1/",
+            "https://[::1]/",
+            "https://127.1/",
+            "https://0x7f000001/",
+            "https://2130706433/",
+            "http://registry.example/",
+            "http://127.0.0.1/",
+            "ftp://registry.example/",
+            "https://user@registry.example/",
+        ] {
+            assert!(lead(to, false).is_err(), "{to}");
+        }
+        assert_eq!(
+            lead("/elsewhere", false).ok().as_deref(),
+            Some("https://registry.example/elsewhere")
+        );
+        assert!(lead("https://storage.example/x", false).is_ok());
+        assert!(lead("https://10.0.0.1/", true).is_ok(), "a private registry may");
+    }
 }

@@ -1,7 +1,7 @@
 //! A conversation with one registry about one repository: who we are, and tokens.
 
 use super::credentials::{Credential, Credentials};
-use super::http::{Failed, Http, TRIES, is_loopback, refused, shown};
+use super::http::{Failed, Http, TRIES, is_loopback, is_private, refused, shown};
 use crate::fault::Fault;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -182,6 +182,13 @@ impl Session {
         if realm.scheme() != "https" && !local || !realm.username().is_empty() {
             return Err(Fault::host(format!(
                 "{host} wants tokens from {realm}, which is not https"
+            ))
+            .into());
+        }
+        if is_private(&realm).await && !is_private(&self.base).await {
+            let realm = shown(&realm);
+            return Err(Fault::host(format!(
+                "{host} wants tokens from {realm}, which is in a private network"
             ))
             .into());
         }

@@ -435,6 +435,22 @@ pub struct Login {
     pub password: String,
 }
 
+/// `GET /v1/programs`: what sandboxes are run by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Programs {
+    /// The SHA-256 of the guest's agent.
+    pub agent: String,
+    /// The VMM and its version, as it says itself.
+    pub vmm: String,
+}
+
+impl std::fmt::Display for Programs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "agent {} and {}", self.agent.get(..12).unwrap_or(&self.agent), self.vmm)
+    }
+}
+
 /// A blob of `GET /v1/blobs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

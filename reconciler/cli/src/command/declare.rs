@@ -4,21 +4,34 @@ use super::{agree, follow, project_or_default};
 use crate::arguments::Global;
 use crate::client::Client;
 use crate::failure::{Failure, REFUSED, USAGE};
-use crate::{project, show};
+use crate::project::Bangerfile;
+use crate::{lock, project, show};
 use anyhow::Result;
 use banger_wire::api::{Applied, Apply, Destroy, Status};
 use banger_wire::id::Name;
 use std::process::ExitCode;
 
-fn read(global: &Global) -> Result<(Name, banger_schema::Spec)> {
+fn read(global: &Global) -> Result<(Bangerfile, Name, banger_schema::Spec)> {
     let file = project::need(global)?;
     let spec = file.parse()?;
-    Ok((file.project(global, &spec)?, spec))
+    let project = file.project(global, &spec)?;
+    Ok((file, project, spec))
+}
+
+pub(super) async fn lock(global: &Global, update: &[Name]) -> Result<ExitCode> {
+    let (file, project, spec) = read(global)?;
+    lock::make(&Client::connect().await?, &file, &project, spec, update).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn plan(global: &Global) -> Result<ExitCode> {
-    let (project, spec) = read(global)?;
+    plan_with(global, false).await
+}
+
+async fn plan_with(global: &Global, frozen: bool) -> Result<ExitCode> {
+    let (file, project, spec) = read(global)?;
     let client = Client::connect().await?;
+    let spec = lock::locked(&client, &file, spec, frozen).await?;
     let apply = Apply { spec, dry_run: true, consent: false };
     let applied: Applied = client.post(&format!("/v1/projects/{project}/apply"), &apply).await?;
     let changes = !applied.plan.lines.is_empty();
@@ -37,13 +50,16 @@ pub(super) async fn apply(
     yes: bool,
     dry_run: bool,
     no_wait: bool,
+    frozen: bool,
 ) -> Result<ExitCode> {
     if dry_run {
-        plan(global).await?;
+        plan_with(global, frozen).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (project, spec) = read(global)?;
+    let (file, project, spec) = read(global)?;
     let client = Client::connect().await?;
+    let spec = lock::locked(&client, &file, spec, frozen).await?;
+    let wanted = spec.clone();
     let path = format!("/v1/projects/{project}/apply");
     let mut apply = Apply { spec, dry_run: false, consent: yes };
     let mut applied: Applied = client.post(&path, &apply).await?;
@@ -62,6 +78,9 @@ pub(super) async fn apply(
     }
     if !no_wait {
         follow(&client, &project, None, applied.change, global.json).await?;
+        if frozen {
+            lock::verify(&client, &file, &wanted).await?;
+        }
     }
     if global.json {
         show::json(&applied)?;
@@ -82,7 +101,7 @@ fn consent(applied: &Applied, command: &str) -> Result<()> {
 pub(super) async fn destroy(global: &Global, yes: bool) -> Result<ExitCode> {
     let project = match &global.project {
         Some(project) => project.clone(),
-        None => read(global)?.0,
+        None => read(global)?.1,
     };
     let client = Client::connect().await?;
     let path = format!("/v1/projects/{project}/destroy");

@@ -24,9 +24,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Check => text::check(&global),
         Command::Fmt { check } => text::format(&global, check),
         Command::Init => text::init(&global),
-        Command::Apply { yes, dry_run, no_wait } => {
-            declare::apply(&global, yes, dry_run, no_wait).await
+        Command::Apply { yes, dry_run, no_wait, frozen } => {
+            declare::apply(&global, yes, dry_run, no_wait, frozen).await
         }
+        Command::Lock { update } => declare::lock(&global, &update).await,
         Command::Plan => declare::plan(&global).await,
         Command::Status => declare::status(&global).await,
         Command::Destroy { yes } => declare::destroy(&global, yes).await,

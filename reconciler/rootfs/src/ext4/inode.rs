@@ -23,8 +23,19 @@ pub(crate) struct Placed {
     pub(crate) blocks: u32,
     /// The block of its extended attributes.
     pub(crate) xattrs: u32,
-    /// The top block of a file's tree of extents, its height, and how many blocks the tree has.
-    pub(crate) extents: (u32, u16, u32),
+    /// A file's tree of extents.
+    pub(crate) extents: Top,
+}
+
+/// What the inode holds of a tree of extents.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Top {
+    /// The first block within the file, and where the node is.
+    below: [(u32, u32); INLINE_EXTENTS],
+    used: usize,
+    height: u16,
+    /// How many blocks the tree has.
+    pub(crate) blocks: u32,
 }
 
 /// The bytes of an inode.
@@ -50,13 +61,14 @@ pub(crate) fn encode(tree: &Tree, id: Id, placed: &HashMap<Id, Placed>) -> [u8; 
     out.u32(108, (size >> 32) as u32);
     out.u16(26, u16::try_from(links).expect("bounded"));
     out.times(node.meta.mtime);
-    let mut blocks = u64::from(placed.blocks) + u64::from(placed.extents.2);
+    let mut blocks = u64::from(placed.blocks) + u64::from(placed.extents.blocks);
     match &node.body {
         Body::File { extents, .. } => {
             blocks += extents.iter().map(|extent| u64::from(extent.blocks)).sum::<u64>();
-            match placed.extents {
-                (_, _, 0) => out.extents(extents),
-                (top, height, _) => out.tree(top, height),
+            if placed.extents.blocks == 0 {
+                out.extents(extents);
+            } else {
+                out.tree(&placed.extents);
             }
         }
         Body::Folder(_) => out.extents(&split(0, placed.first, placed.blocks)),
@@ -121,9 +133,9 @@ impl Out {
         leaf(&mut self.0[40..100], extents);
     }
 
-    fn tree(&mut self, top: u32, height: u16) {
+    fn tree(&mut self, top: &Top) {
         self.u32(32, 0x8_0000);
-        index(&mut self.0[40..100], &[(0, top)], height);
+        index(&mut self.0[40..100], &top.below[..top.used], top.height);
     }
 }
 
@@ -154,11 +166,11 @@ fn index(bytes: &mut [u8], below: &[(u32, u32)], height: u16) {
     }
 }
 
-/// Writes the tree of a file with many extents: `write` stores a block and says where. Top, height, blocks.
+/// Writes the tree of a file with many extents: `write` stores a block and says where.
 pub(crate) fn extent_tree<E>(
     extents: &[Extent],
     mut write: impl FnMut(&[u8]) -> Result<u32, E>,
-) -> Result<(u32, u16, u32), E> {
+) -> Result<Top, E> {
     let (mut level, mut height, mut count) = (Vec::new(), 0, 0);
     for chunk in extents.chunks(BLOCK_EXTENTS) {
         let mut bytes = vec![0; BLOCK];
@@ -166,7 +178,7 @@ pub(crate) fn extent_tree<E>(
         level.push((chunk[0].logical, write(&bytes)?));
         count += 1;
     }
-    while level.len() > 1 {
+    while level.len() > INLINE_EXTENTS {
         height += 1;
         let mut above = Vec::new();
         for chunk in level.chunks(BLOCK_EXTENTS) {
@@ -177,5 +189,7 @@ pub(crate) fn extent_tree<E>(
         }
         level = above;
     }
-    Ok((level[0].1, height + 1, count))
+    let mut top = Top { used: level.len(), height: height + 1, blocks: count, ..Top::default() };
+    top.below[..level.len()].copy_from_slice(&level);
+    Ok(top)
 }

@@ -158,7 +158,7 @@ fn place(
         if let Some(xattrs) = node.xattrs.as_ref().filter(|x| xattr::in_inode(x).is_none()) {
             placed.xattrs = blocks.write(&xattr::block(xattrs))?;
         }
-        if placed.blocks + placed.xattrs + placed.extents.2 > 0 {
+        if placed.blocks + placed.xattrs + placed.extents.blocks > 0 {
             all.insert(*id, placed);
         }
     }
