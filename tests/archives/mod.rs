@@ -12,6 +12,7 @@ mod mutations;
 mod numbers;
 mod packed;
 mod paths;
+mod real;
 mod sparse;
 mod whiteouts;
 

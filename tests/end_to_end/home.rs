@@ -16,7 +16,7 @@ fn root() -> PathBuf {
 }
 
 /// The folder of the programs under test.
-fn programs() -> PathBuf {
+pub(crate) fn programs() -> PathBuf {
     std::env::var_os("BANGER_PROGRAMS").map_or_else(|| root().join("target/debug"), PathBuf::from)
 }
 

@@ -339,3 +339,73 @@ fn unpacking_takes_little_memory() {
     let peak: u64 = peak.and_then(|kib| kib.parse().ok()).expect("a figure in the log");
     assert!(peak < 256 << 10, "{peak} KiB");
 }
+
+/// What reads a hostile archive opens nothing but the program's own libraries, whatever the archive says (R-I1).
+#[test]
+fn the_unpacker_opens_nothing() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let mut home = Home::with_kernel();
+    let (trace, wrapper) = (home.path().join("trace"), home.path().join("traced"));
+    let line = format!(
+        "#!/bin/sh\nunset LD_LIBRARY_PATH\nexec strace -f -qq -s 200 -e trace=%process,%file,socket,connect -o {} {} \"$@\"\n",
+        trace.display(),
+        crate::end_to_end::home::programs().join("bangerd").display()
+    );
+    fs::write(&wrapper, line).expect("writes");
+    fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("x");
+    home.set("BANGER_DAEMON", &wrapper.display().to_string());
+    let hostile = "import io, tarfile\n\
+        t = tarfile.open('hostile.tar', 'w', format=tarfile.PAX_FORMAT)\n\
+        def add(name, kind=tarfile.REGTYPE, link='', data=b'owned'):\n\
+        \x20   i = tarfile.TarInfo(name); i.type, i.linkname = kind, link\n\
+        \x20   i.size = len(data) if kind == tarfile.REGTYPE else 0\n\
+        \x20   t.addfile(i, io.BytesIO(data))\n\
+        add('/tmp/banger-was-here'); add('../../../../tmp/banger-was-here')\n\
+        add('tmp-link', tarfile.SYMTYPE, '/tmp'); add('tmp-link/banger-was-here')\n\
+        add('up', tarfile.SYMTYPE, '../../../../../tmp'); add('up/banger-was-here')\n\
+        add('disk', tarfile.BLKTYPE); add('etc-link', tarfile.SYMTYPE, '/etc'); add('etc-link/passwd')\n\
+        t.close()\n";
+    let made = Command::new("python3").args(["-c", hostile]).current_dir(home.path()).status();
+    assert!(made.expect("python3").success());
+    home.ok(&["image", "register", "hostile", "hostile.tar"]);
+    assert!(!std::path::Path::new("/tmp/banger-was-here").exists());
+    home.kill_daemon();
+    let text = fs::read_to_string(&trace).expect("a trace");
+    let child = text.lines().find(|line| line.contains("execve(") && line.contains("\"unpack\""));
+    let child = child.and_then(|line| line.split(' ').next()).expect("the unpacker was started");
+    // It and its threads, from its start on.
+    let mut threads = std::collections::BTreeSet::from([child]);
+    let started = |line: &&str| !(line.starts_with(child) && line.contains("\"unpack\""));
+    let mut own = Vec::new();
+    for line in text.lines().skip_while(started).skip(1) {
+        if !threads.contains(line.split(' ').next().unwrap_or("")) {
+            continue;
+        }
+        if let Some(thread) = line.rsplit(" = ").next().filter(|_| line.contains("clone")) {
+            threads.insert(thread);
+        }
+        own.push(line);
+    }
+    assert!(threads.len() > 2, "its threads were not seen: {threads:?}");
+    assert!(!own.is_empty(), "nothing was traced");
+    let known = [
+        "/etc/ld.so",
+        "/lib",
+        "/usr/lib",
+        "/proc/self",
+        "/sys/fs/cgroup",
+        "/sys/devices/system/cpu",
+    ];
+    for line in own {
+        let path = line.split('"').nth(1).unwrap_or("");
+        assert!(!line.contains("socket(") && !line.contains("connect("), "{line}");
+        let opens = line.contains("open");
+        let writes = opens
+            && (line.contains("O_WRONLY") || line.contains("O_RDWR") || line.contains("O_CREAT"));
+        assert!(!writes, "{line}");
+        assert!(!opens || known.iter().any(|start| path.starts_with(start)), "{line}");
+        assert!(!line.contains("banger-was-here") && !line.contains("passwd"), "{line}");
+    }
+}
