@@ -84,6 +84,9 @@ pub(crate) enum Command {
     /// Kernels
     #[command(subcommand)]
     Kernel(Kernel),
+    /// For those who publish a catalog of images and kernels
+    #[command(subcommand)]
+    Catalog(Catalog),
     /// Let plain `ssh NAME.vm`, `scp` and `rsync` reach sandboxes, by one line in ~/.ssh/config
     SshConfig {
         /// Take that line out again
@@ -332,6 +335,26 @@ pub(crate) enum Image {
     Delete {
         /// Its name, or the start of its recipe's digest
         image: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Catalog {
+    /// Check a catalog and sign it: the signature is beside it, with .sig behind its name
+    Sign {
+        /// The catalog: a Bangerfile with images and kernels only
+        file: PathBuf,
+        /// The private key: P-256, PKCS #8, PEM
+        #[arg(long)]
+        key: PathBuf,
+    },
+    /// Check a catalog and its signature
+    Verify {
+        /// The catalog
+        file: PathBuf,
+        /// The public key: PEM
+        #[arg(long)]
+        key: PathBuf,
     },
 }
 

@@ -9,6 +9,7 @@ mod local;
 mod lock;
 mod project;
 mod show;
+mod signature;
 mod terminal;
 
 use arguments::Arguments;

@@ -57,6 +57,7 @@ fn an_older_schema_is_brought_up_to_date_after_a_backup() {
     old.execute_batch(
         "UPDATE thing SET value = json_remove(value, '$.host', '$.spec.networks', '$.spec.egress')
          WHERE kind = 'sandbox';
+         UPDATE thing SET value = json_set(value, '$.builder', 'a kernel') WHERE kind = 'image';
          UPDATE thing SET value = json_remove(value, '$.networks') WHERE kind = 'project';
          DELETE FROM meta WHERE key IN ('subnet', 'cooling'); PRAGMA user_version = 1;",
     )
