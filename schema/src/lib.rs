@@ -45,7 +45,10 @@ pub fn parse(name: &str, text: &str, language: Language) -> Result<Spec, Report>
 }
 
 /// As [`parse`], with another set of names that need no declaration.
-fn parse_beside(
+///
+/// # Errors
+/// A [`Report`] with every problem of the file, each with its place.
+pub fn parse_beside(
     name: &str,
     text: &str,
     language: Language,

@@ -409,3 +409,86 @@ fn the_unpacker_opens_nothing() {
         assert!(!line.contains("banger-was-here") && !line.contains("passwd"), "{line}");
     }
 }
+
+/// A catalog from the network: signed or nothing, never an older one, and good without a network afterwards (R-N7).
+#[test]
+fn a_catalog_is_fetched_verified_and_kept() {
+    if !can_run() || !can_run_guests() {
+        return;
+    }
+    let registry = Registry::here();
+    let mut home = Home::with_kernel();
+    let at = |name: &str| home.path().join(name);
+    let line = |line: &str| {
+        let done =
+            Command::new("sh").args(["-ec", line]).current_dir(home.path()).output().expect("sh");
+        assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    line(
+        "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem; openssl pkey -in key.pem -pubout -out key.pub",
+    );
+    let layout = fs::read_to_string(images().join("lay/index.json")).expect("an index");
+    let index: serde_json::Value = serde_json::from_str(&layout).expect("JSON");
+    let named =
+        |m: &&serde_json::Value| m["annotations"]["org.opencontainers.image.ref.name"] == "busybox";
+    let digest =
+        index["manifests"].as_array().and_then(|all| all.iter().find(named)).expect("there");
+    let digest = digest["digest"].as_str().expect("a digest").to_string();
+    let publish = |sequence: u32| {
+        let text = format!(
+            "// sequence {sequence} expires 2099-01-01\nimage \"tiny\" {{\n    oci \"127.0.0.1:{}/real/busybox:1\" digest=\"{digest}\"\n}}\n",
+            registry.port
+        );
+        fs::write(at("catalog.kdl"), text).expect("writes");
+        home.ok(&["catalog", "sign", "catalog.kdl", "--key", "key.pem"]);
+        home.ok(&["catalog", "verify", "catalog.kdl", "--key", "key.pub"]);
+    };
+    publish(5);
+    let port = super::free_port();
+    let serve = || {
+        let server = Command::new("python3")
+            .args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()])
+            .current_dir(home.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("python3");
+        let answers = |_: &Home| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+        home.wait("the server answers", std::time::Duration::from_secs(10), answers);
+        server
+    };
+    let mut server = serve();
+    let key = fs::read_to_string(at("key.pub")).expect("made");
+    assert!(home.banger(&["catalog", "update"]).err.contains("no catalog to fetch"));
+    home.kill_daemon();
+    let url = format!("http://127.0.0.1:{port}/catalog.kdl");
+    home.set("BANGER_CATALOG_URL", &url);
+    home.set("BANGER_CATALOG_KEY", &key);
+    assert!(home.ok(&["catalog", "update"]).contains("catalog 5: 1 images"));
+    let at = |name: &str| home.path().join(name);
+    // What is signed by nobody, or changed on the way, is not taken, and what was here stays.
+    let (text, signature) = (at("catalog.kdl"), at("catalog.kdl.sig"));
+    let good = fs::read(&text).expect("reads");
+    fs::write(&text, [good.as_slice(), b"\n"].concat()).expect("writes");
+    assert!(home.banger(&["catalog", "update"]).err.contains("not this key's"));
+    fs::write(&signature, "").expect("writes");
+    assert!(home.banger(&["catalog", "update"]).err.contains("1 to 512 bytes"));
+    // Nor an older one, though it is signed.
+    fs::write(&text, String::from_utf8_lossy(&good).replace("sequence 5", "sequence 4"))
+        .expect("writes");
+    home.ok(&["catalog", "sign", "catalog.kdl", "--key", "key.pem"]);
+    assert!(home.banger(&["catalog", "update"]).err.contains("is here already"));
+    server.kill().and_then(|()| server.wait()).expect("ends");
+    // Without the network of the catalog: by command and by a file that does not declare it.
+    home.ok(&["image", "pull", "tiny"]);
+    home.write("sandbox \"s\" { image \"tiny\"; mode \"stopped\"; }\n");
+    home.ok(&["check"]);
+    home.ok(&["apply"]);
+    assert_eq!(home.ok(&["apply"]), "no changes\n");
+    let kept = at("state/catalog.kdl");
+    fs::write(&kept, String::from_utf8_lossy(&good).replace("busybox", "evil")).expect("writes");
+    let said = home.banger(&["check"]);
+    assert!(said.code != 0 && said.err.contains("not this key's"), "{}", said.err);
+    fs::remove_file(&kept).expect("removes");
+    home.ok(&["destroy", "--yes", "-p", "test"]);
+}

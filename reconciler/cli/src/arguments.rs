@@ -84,7 +84,7 @@ pub(crate) enum Command {
     /// Kernels
     #[command(subcommand)]
     Kernel(Kernel),
-    /// For those who publish a catalog of images and kernels
+    /// Images and kernels by name, from the network
     #[command(subcommand)]
     Catalog(Catalog),
     /// Let plain `ssh NAME.vm`, `scp` and `rsync` reach sandboxes, by one line in ~/.ssh/config
@@ -340,6 +340,8 @@ pub(crate) enum Image {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Catalog {
+    /// Fetch the newest catalog. It is kept, and needs no network afterwards
+    Update,
     /// Check a catalog and sign it: the signature is beside it, with .sig behind its name
     Sign {
         /// The catalog: a Bangerfile with images and kernels only

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod catalog;
 mod client;
 mod command;
 mod failure;

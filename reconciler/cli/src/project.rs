@@ -2,7 +2,7 @@
 
 use crate::arguments::Global;
 use crate::failure::{FAILED, Failure, USAGE};
-use crate::local;
+use crate::{catalog, local};
 use anyhow::Result;
 use banger_schema::{Language, Spec};
 use banger_wire::derive::{DEFAULT_PROJECT, RUN_PROJECT};
@@ -45,7 +45,10 @@ impl Bangerfile {
     /// What it says.
     pub(crate) fn parse(&self) -> Result<Spec> {
         let name = self.path.display().to_string();
-        let mut spec = banger_schema::parse(&name, &self.text, self.language)?;
+        let fetched = catalog::fetched()?;
+        let known = catalog::all(&fetched);
+        let mut spec = banger_schema::parse_beside(&name, &self.text, self.language, &known)?;
+        catalog::declare(&mut spec, &fetched);
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         local::complete(&mut spec, folder.unwrap_or(Path::new(".")))?;
         Ok(spec)

@@ -112,6 +112,7 @@ pub fn router(context: Context) -> Router {
         .route("/v1/kernels/{recipe}", delete(artifact::delete_kernel))
         .route("/v1/images/{recipe}/spec", get(artifact::image_spec))
         .route("/v1/resolve", post(registry::resolve))
+        .route("/v1/catalog", get(registry::catalog))
         .route("/v1/registries/login", post(registry::log_in))
         .route("/v1/registries/logout", post(registry::log_out))
         .route("/v1/blobs", get(registry::blobs))

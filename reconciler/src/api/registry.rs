@@ -4,7 +4,7 @@ use super::{Context, Refusal};
 use axum::Json;
 use axum::extract::State;
 use banger_plan::pin;
-use banger_wire::api::{CachedBlob, Login, Prune, Resolve, Resolved};
+use banger_wire::api::{CachedBlob, Login, Prune, RemoteCatalog, Resolve, Resolved};
 
 pub(super) async fn resolve(
     State(context): State<Context>,
@@ -14,6 +14,15 @@ pub(super) async fn resolve(
     let known = pin::remembered(&context.engine.desired(), &ask.project, &ask.reference);
     let now = context.registry.resolve(&ask.reference).await?;
     Ok(Json(Resolved { now, known }))
+}
+
+/// The newest catalog and its signature, as they come.
+pub(super) async fn catalog(
+    State(context): State<Context>,
+) -> Result<Json<RemoteCatalog>, Refusal> {
+    let _active = context.active();
+    let (address, text, signature) = context.registry.catalog().await?;
+    Ok(Json(RemoteCatalog { address, text, signature }))
 }
 
 pub(super) async fn log_in(

@@ -30,6 +30,23 @@ pub(super) async fn fetch(
     retry(TRIES, || attempt(http, &parsed, sha256, to, progress)).await
 }
 
+/// A small text, at most so many bytes.
+pub(super) async fn small(http: &Http, url: &str, most: usize) -> Result<String, Fault> {
+    let parsed = Url::parse(url).map_err(|_| Fault::user(format!("\"{url}\" is no address")))?;
+    if parsed.scheme() != "https" && !is_loopback(&parsed) {
+        return Err(Fault::user(format!("{url} is not https")));
+    }
+    let bytes = retry(TRIES, || async {
+        let response = http.send(Method::GET, &parsed, &HeaderMap::new(), None).await?;
+        if !response.status().is_success() {
+            return Err(refused(&parsed, &response, parsed.path()));
+        }
+        super::body::read(response, most, parsed.path()).await
+    })
+    .await?;
+    String::from_utf8(bytes).map_err(|_| Fault::user(format!("{url} is no text")))
+}
+
 async fn attempt(
     http: &Http,
     url: &Url,

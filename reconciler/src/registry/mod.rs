@@ -176,6 +176,20 @@ impl Registry {
         file::fetch(&http, url, sha256, to, progress).await
     }
 
+    /// The catalog at the address that is part of the program, and its signature file.
+    pub(crate) async fn catalog(&self) -> Result<(String, String, String), Fault> {
+        // A build for tests may be told another.
+        let told = cfg!(debug_assertions).then(|| std::env::var("BANGER_CATALOG_URL").ok());
+        let address =
+            told.flatten().or_else(|| option_env!("BANGER_CATALOG_URL").map(String::from));
+        let address =
+            address.ok_or_else(|| Fault::user("this build of bangerd has no catalog to fetch"))?;
+        let http = Http::new(&Hosts::read(&self.state)?.certificates()?)?;
+        let text = file::small(&http, &address, 64 << 10).await?;
+        let signature = file::small(&http, &format!("{address}.sig"), 512).await?;
+        Ok((address, text, signature))
+    }
+
     /// Follows indexes to the manifest for this machine.
     async fn manifest(
         &self,

@@ -435,6 +435,18 @@ pub struct Login {
     pub password: String,
 }
 
+/// `GET /v1/catalog`: the newest catalog, as it was fetched. Whoever uses it verifies it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteCatalog {
+    /// Where it was fetched.
+    pub address: String,
+    /// The catalog.
+    pub text: String,
+    /// Its signature file.
+    pub signature: String,
+}
+
 /// `GET /v1/programs`: what sandboxes are run by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,6 +2,7 @@
 
 use super::follow;
 use crate::arguments::{Cache, Global, Image, Kernel, Picture};
+use crate::catalog::fetched;
 use crate::client::Client;
 use crate::failure::{FAILED, Failure};
 use crate::{local, project, show};
@@ -10,6 +11,7 @@ use banger_schema::spec::{ImageSource, ImageSpec, KernelSource, KernelSpec, OciI
 use banger_schema::{Spec, catalog};
 use banger_wire::api::{Applied, Artifact, CachedBlob, Edit, Login, Prune, Resolve, Resolved};
 use banger_wire::id::Name;
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 pub(super) async fn image(global: &Global, command: Image) -> Result<ExitCode> {
@@ -191,8 +193,11 @@ fn kernel_declaration(global: &Global, kernel: Option<&Name>) -> Result<Spec> {
         Some(file) => file.parse()?,
         None => Spec::default(),
     };
-    let Some(found) = catalog::kernel(&own, name) else {
-        let all = own.kernels.keys().chain(catalog::embedded().kernels.keys());
+    let fetched = fetched()?;
+    let known = own.kernels.get(name).or_else(|| fetched.kernels.get(name));
+    let Some(found) = known.or_else(|| catalog::embedded().kernels.get(name)) else {
+        let by_name = [&own, &fetched, catalog::embedded()];
+        let all = by_name.into_iter().flat_map(|spec| spec.kernels.keys());
         let known: Vec<&str> = all.map(Name::as_str).collect();
         return Err(Failure::new(FAILED, format!("there is no kernel \"{name}\""))
             .hint(format!("known: {}", known.join(", ")))
@@ -288,8 +293,11 @@ async fn declaration(client: &Client, global: &Global, image: &Name) -> Result<S
         Some(file) => file.parse()?,
         None => Spec::default(),
     };
-    if let Some(spec) = taken_from(&own, image) {
-        return Ok(spec);
+    let fetched = fetched()?;
+    for from in [&own, &fetched] {
+        if let Some(spec) = taken_from(from, image) {
+            return Ok(spec);
+        }
     }
     if catalog::image(&own, image).is_some() {
         return Ok(Spec::default());
@@ -299,8 +307,9 @@ async fn declaration(client: &Client, global: &Global, image: &Name) -> Result<S
     if let Some(spec) = taken_from(&kept, image) {
         return Ok(spec);
     }
-    let all = own.images.keys().chain(kept.images.keys()).chain(catalog::embedded().images.keys());
-    let known: Vec<&str> = all.map(Name::as_str).collect();
+    let by_name = [&own, &kept, &fetched, catalog::embedded()];
+    let all: BTreeSet<&Name> = by_name.iter().flat_map(|spec| spec.images.keys()).collect();
+    let known: Vec<&str> = all.into_iter().map(Name::as_str).collect();
     Err(Failure::new(FAILED, format!("there is no image \"{image}\""))
         .hint(format!("known: {}", known.join(", ")))
         .into())

@@ -36,7 +36,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Ps => vm::list(&global).await,
         Command::Image(command) => artifact::image(&global, command).await,
         Command::Kernel(command) => artifact::kernel(&global, command).await,
-        Command::Catalog(command) => catalog::run(command),
+        Command::Catalog(command) => catalog::run(command).await,
         Command::SshConfig { uninstall, print } => ssh::config(&global, uninstall, print),
         Command::SshProxy { name } => ssh::proxy(&name).await,
         Command::SshHostKeys { name, shown } => ssh::host_keys(&name, &shown).await,
