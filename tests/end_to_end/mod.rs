@@ -6,6 +6,7 @@ mod data;
 mod example;
 pub(crate) mod home;
 mod init;
+mod kernel;
 mod network;
 mod oci;
 mod run;

@@ -29,7 +29,7 @@ pub(super) async fn image(global: &Global, command: Image) -> Result<ExitCode> {
         Image::Register { name, path, kernel } => {
             let source = ImageSource::Path(local::named(&path)?);
             let image = ImageSpec { source, kernel: kernel.clone() };
-            let mut spec = kernel_declaration(global, kernel.as_ref())?;
+            let mut spec = kernel_declaration(&client, global, kernel.as_ref()).await?;
             spec.images.insert(name.clone(), image);
             keep(&client, global, Edit::Update { spec, consent: false }).await?;
             show_one(&find(&client, "/v1/images", name.as_str()).await?, global.json)?;
@@ -170,7 +170,7 @@ pub(super) async fn kernel(global: &Global, command: Kernel) -> Result<ExitCode>
         }
         Kernel::Rm { kernel } => remove(&client, "/v1/kernels", &kernel).await?,
         Kernel::Pull { kernel } => {
-            let spec = kernel_declaration(global, Some(&kernel))?;
+            let spec = kernel_declaration(&client, global, Some(&kernel)).await?;
             keep(&client, global, Edit::Update { spec, consent: false }).await?;
             show_one(&find(&client, "/v1/kernels", kernel.as_str()).await?, global.json)?;
         }
@@ -185,20 +185,23 @@ pub(super) async fn kernel(global: &Global, command: Kernel) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// A kernel of the Bangerfile here or of the catalog, as a spec of its own.
-fn kernel_declaration(global: &Global, kernel: Option<&Name>) -> Result<Spec> {
+/// A kernel of the Bangerfile here, of a catalog, or kept by command, as a spec of its own.
+pub(super) async fn kernel_declaration(
+    client: &Client,
+    global: &Global,
+    kernel: Option<&Name>,
+) -> Result<Spec> {
     let mut spec = Spec::default();
     let Some(name) = kernel else { return Ok(spec) };
     let own = match project::find(global)? {
         Some(file) => file.parse()?,
         None => Spec::default(),
     };
-    let fetched = fetched()?;
-    let known = own.kernels.get(name).or_else(|| fetched.kernels.get(name));
-    let Some(found) = known.or_else(|| catalog::embedded().kernels.get(name)) else {
-        let by_name = [&own, &fetched, catalog::embedded()];
-        let all = by_name.into_iter().flat_map(|spec| spec.kernels.keys());
-        let known: Vec<&str> = all.map(Name::as_str).collect();
+    let (fetched, kept) = (fetched()?, kept(client).await);
+    let by_name = [&own, &fetched, catalog::embedded(), &kept];
+    let Some(found) = by_name.iter().find_map(|spec| spec.kernels.get(name)) else {
+        let all: BTreeSet<&Name> = by_name.iter().flat_map(|spec| spec.kernels.keys()).collect();
+        let known: Vec<&str> = all.into_iter().map(Name::as_str).collect();
         return Err(Failure::new(FAILED, format!("there is no kernel \"{name}\""))
             .hint(format!("known: {}", known.join(", ")))
             .into());
@@ -302,8 +305,7 @@ async fn declaration(client: &Client, global: &Global, image: &Name) -> Result<S
     if catalog::image(&own, image).is_some() {
         return Ok(Spec::default());
     }
-    let kept: Spec =
-        client.get(&format!("/v1/projects/{}", project::default())).await.unwrap_or_default();
+    let kept = kept(client).await;
     if let Some(spec) = taken_from(&kept, image) {
         return Ok(spec);
     }
@@ -313,6 +315,11 @@ async fn declaration(client: &Client, global: &Global, image: &Name) -> Result<S
     Err(Failure::new(FAILED, format!("there is no image \"{image}\""))
         .hint(format!("known: {}", known.join(", ")))
         .into())
+}
+
+/// What was declared by command; nothing where nothing was.
+async fn kept(client: &Client) -> Spec {
+    client.get(&format!("/v1/projects/{}", project::default())).await.unwrap_or_default()
 }
 
 /// An image of a spec and its kernel.

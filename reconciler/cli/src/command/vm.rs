@@ -1,6 +1,6 @@
 //! `vm …` and `ps`: each writes a small spec or looks at one sandbox.
 
-use super::artifact::picture_declaration;
+use super::artifact::{kernel_declaration, picture_declaration};
 use super::{agree, follow, look, ssh};
 use crate::arguments::{Global, How, Shape, Target, Vm};
 use crate::client::Client;
@@ -145,6 +145,8 @@ fn shaped(shape: &Shape) -> SandboxSpec {
 /// The image and the networks that a command names.
 async fn declared(client: &Client, global: &Global, shape: &Shape) -> Result<Spec> {
     let mut spec = picture_declaration(client, global, &shape.image).await?;
+    let kernel = kernel_declaration(client, global, shape.kernel.as_ref()).await?;
+    spec.kernels.extend(kernel.kernels);
     spec.networks = shape.network.iter().map(|n| (n.clone(), NetworkSpec::default())).collect();
     Ok(spec)
 }
