@@ -293,7 +293,11 @@ impl Home {
     pub(crate) fn kill_daemon(&self) {
         let Some(daemon) = self.daemon() else { return };
         kill(daemon, Signal::SIGKILL).expect("kills");
-        self.wait("the daemon is gone", Duration::from_secs(5), |home| home.daemon().is_none());
+        // Its environment goes before its threads and sockets do: it is gone when nobody listens any more.
+        let socket = self.folder.join("run/bangerd.sock");
+        self.wait("the daemon is gone", Duration::from_secs(5), |home| {
+            home.daemon().is_none() && std::os::unix::net::UnixStream::connect(&socket).is_err()
+        });
     }
 }
 
