@@ -6,12 +6,10 @@ use banger_plan::action::Action;
 use banger_plan::actual::ImageConfig;
 use banger_plan::boot::Nic;
 use banger_plan::desired::{Desired, DesiredSandbox};
-use banger_plan::recipe;
-use banger_schema::spec::SandboxSpec;
+use banger_plan::{recipe, service};
 use banger_wire::agent::{Identity, Network, ReadyProbe, Signal, Ssh};
 use banger_wire::api::ProblemKind;
 use banger_wire::id::{Generation, SandboxId};
-use std::collections::BTreeMap;
 
 /// What an identity needs and a pure value cannot know.
 pub trait Moment: Send + Sync {
@@ -105,42 +103,21 @@ fn identity(
     Ok(Identity {
         generation,
         hostname: wanted.name.to_string(),
-        env: merged(&config.env, &spec.env),
+        env: service::environment(spec, config),
         volumes: spec.volumes.iter().map(|mount| mount.at.clone()).collect(),
         provision: spec.provision.clone(),
         provision_digest: recipe::digest(&spec.provision).to_string(),
-        command: service(spec, config),
+        command: service::command(spec, config),
         user: spec.user.clone().or_else(|| config.user.clone()),
         workdir: spec.workdir.clone().or_else(|| config.workdir.clone()),
         stop_signal: spec.stop_signal.or(config.stop_signal).unwrap_or(Signal::Term),
-        image_service: spec.command.is_empty() && spec.entrypoint.is_empty(),
+        image_service: service::is_images_own(spec),
         ssh: moment.ssh(sandbox),
         network: network(desired, wanted, nic),
         ready: ready.map(|r| ReadyProbe { exec: r.exec.clone(), timeout_secs: r.timeout_secs }),
         clock_ns: moment.clock_ns(),
         entropy: moment.entropy(),
     })
-}
-
-/// What the image says, with what the file says over it.
-fn merged(
-    image: &BTreeMap<String, String>,
-    own: &BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    image.iter().chain(own).map(|(name, value)| (name.clone(), value.clone())).collect()
-}
-
-/// The sandbox's service: its entrypoint and what follows, each the file's own or else the image's. Another entrypoint
-/// does not go with the image's words for its own.
-fn service(spec: &SandboxSpec, config: &ImageConfig) -> Vec<String> {
-    let replaced = !spec.entrypoint.is_empty();
-    let first = if replaced { &spec.entrypoint } else { &config.entrypoint };
-    let rest = match spec.command.is_empty() {
-        false => spec.command.as_slice(),
-        true if replaced => &[],
-        true => config.command.as_slice(),
-    };
-    first.iter().filter(|word| !word.is_empty()).chain(rest).cloned().collect()
 }
 
 /// How a guest sets up its card.

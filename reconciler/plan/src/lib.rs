@@ -25,6 +25,7 @@ pub mod pin;
 pub mod plan;
 pub mod policy;
 pub mod recipe;
+pub mod service;
 pub mod status;
 pub mod zone;
 
