@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -40,6 +41,17 @@ pub(crate) fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
+/// Where a command starts: where it was asked to, or the sandbox's own folder, or its user's home.
+pub(crate) fn folder<'a>(
+    identity: &'a Identity,
+    asked: Option<&'a str>,
+    user: &'a users::User,
+) -> &'a Path {
+    let home = Some(user.home.as_str()).filter(|home| Path::new(home).is_dir()).unwrap_or("/");
+    let own = identity.workdir.as_deref().filter(|folder| Path::new(folder).is_dir());
+    Path::new(asked.or(own).unwrap_or(home))
+}
+
 pub(crate) fn command(identity: &Identity, exec: &Exec, user: &users::User, tty: bool) -> Command {
     let mut env: BTreeMap<&str, &str> = BTreeMap::from([
         ("PATH", PATH),
@@ -56,9 +68,7 @@ pub(crate) fn command(identity: &Identity, exec: &Exec, user: &users::User, tty:
     );
     let mut command = Command::new(&exec.argv[0]);
     command.args(&exec.argv[1..]).env_clear().envs(env).kill_on_drop(true);
-    let home = if std::path::Path::new(&user.home).is_dir() { user.home.as_str() } else { "/" };
-    let own = identity.workdir.as_deref().filter(|folder| std::path::Path::new(folder).is_dir());
-    command.current_dir(exec.cwd.as_deref().or(own).unwrap_or(home));
+    command.current_dir(folder(identity, exec.cwd.as_deref(), user));
     let (uid, gid, groups) = (user.uid, user.gid, user.groups.clone());
     sys::prepare(&mut command, Prepare { uid, gid, groups, tty });
     command

@@ -50,6 +50,21 @@ impl Identities {
         &self.names
     }
 
+    /// The folder on the sandbox's own disk that its processes do not see, once there is one.
+    pub(crate) async fn hidden(&self) -> Option<Arc<File>> {
+        self.entered.lock().await.as_ref().map(|entered| entered.hidden.clone())
+    }
+
+    /// A workspace came: goes on from there, if that was waited for.
+    pub(crate) async fn go_on(&self) {
+        let mut entered = self.entered.lock().await;
+        if let Some(entered) = entered.as_mut().filter(|_| self.state.phase() == Phase::Shipping) {
+            let (hidden, has_init) = (entered.hidden.clone(), entered.has_init);
+            let work = tokio::spawn(provision::bring_up(self.state.clone(), hidden, has_init));
+            entered.work = work.abort_handle();
+        }
+    }
+
     /// Becomes this sandbox, or this generation of it. The same generation again changes nothing.
     pub(crate) async fn take_on(&self, identity: Identity) -> Result<(), Error> {
         let mut entered = self.entered.lock().await;

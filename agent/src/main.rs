@@ -7,6 +7,7 @@
 
 mod boot;
 mod exec;
+mod files;
 mod forward;
 mod identity;
 mod names;

@@ -22,6 +22,10 @@ pub(crate) async fn bring_up(state: State, hidden: Arc<File>, has_init: bool) {
     if has_init {
         wait_for_init().await;
     }
+    if identity.workspace.as_ref().is_some_and(|at| !crate::files::has_workspace(&hidden, at)) {
+        // The host sees this and ships it; then it goes on from the start.
+        return state.set_phase(Phase::Shipping, "");
+    }
     if let Err(why) = provision(&state, &identity, &hidden).await {
         return state.set_phase(Phase::Failed, why);
     }
@@ -104,7 +108,7 @@ pub(crate) async fn keep_running(state: State) {
             return;
         }
         // The service may need what the provision makes.
-        while matches!(state.phase(), Phase::Provisioning | Phase::Identifying) {
+        while matches!(state.phase(), Phase::Shipping | Phase::Provisioning | Phase::Identifying) {
             sleep(PROBE_PAUSE / 5).await;
         }
         let start = Instant::now();

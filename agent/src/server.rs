@@ -2,7 +2,7 @@
 
 use crate::identity::Identities;
 use crate::state::State;
-use crate::{Error, at, exec, forward, shutdown};
+use crate::{Error, at, exec, files, forward, shutdown};
 use banger_wire::agent::{HEARTBEAT_SECS, PORT, Reply, Request};
 use banger_wire::frame::Kind;
 use banger_wire::stream::{Reader, send_message as reply};
@@ -73,6 +73,16 @@ async fn converse(stream: VsockStream, state: State, identities: Identities) -> 
             Ok(reply(&mut write, &Reply::Ports { ports }).await?)
         }
         Request::Ssh => crate::ssh::relay(&state, reader, write).await,
+        Request::Put(put) => files::put(put, &state, reader, write).await,
+        Request::Get { path } => files::get(path, &state, write).await,
+        Request::Ship { at } => {
+            let hidden = identities.hidden().await;
+            if files::ship(at, &state, hidden, reader, write).await? {
+                identities.go_on().await;
+            }
+            Ok(())
+        }
+        Request::Survey => files::survey(&state, identities.hidden().await, write).await,
         Request::Shutdown => shutdown::run(&state, &mut write).await,
     }
 }

@@ -33,6 +33,24 @@ pub enum Request {
     Ssh,
     /// Which ports the guest's programs listen on. Answered by `Ports`.
     Ports,
+    /// Take files. Answered by `Into`; then the host sends a tree in `Stdin` frames, an empty one last. Answered by `Took`
+    /// or `Failed`.
+    Put(Put),
+    /// Send files. Answered by `Done`, then a tree in `Stdout` frames, an empty one last; or by `Failed`.
+    Get {
+        /// What: an absolute path, or one from where commands start.
+        path: String,
+    },
+    /// Take the workspace, or what changed of it. Answered by `Workspace`, whose revision is 0 when there is none; then the
+    /// host sends a tree in `Stdin` frames, an empty one last. Answered by a tree of what was left alone because it changed
+    /// in the guest, then `Workspace`; or `Failed`.
+    Ship {
+        /// The absolute folder of the workspace.
+        at: String,
+    },
+    /// Send what changed in the workspace since it was shipped. Answered by `Workspace`, then a tree in `Stdout` frames, an
+    /// empty one last; or by `Failed`.
+    Survey,
     /// Stop everything, sync, unmount, power off. Answered by `Done` when no write can be lost any more.
     Shutdown,
 }
@@ -70,6 +88,39 @@ pub enum Reply {
         /// By protocol and number.
         ports: Vec<ListeningPort>,
     },
+    /// Files may come.
+    Into {
+        /// What the one thing that comes is to be called; its own name when it is not given.
+        name: Option<String>,
+    },
+    /// Files came.
+    Took {
+        /// Files and links that were written.
+        files: u64,
+        /// Bytes of them.
+        bytes: u64,
+        /// Files and links that were there already, just so.
+        same: u64,
+    },
+    /// The workspace's state.
+    Workspace {
+        /// Its folder.
+        at: String,
+        /// How often it was shipped, in whole or in part. Whoever ships knows which base that is.
+        revision: u64,
+    },
+}
+
+/// Where files are to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Put {
+    /// The folder that they go into, or the name of the one thing that comes: an absolute path, or one from where
+    /// commands start.
+    pub path: String,
+    /// Whether what is there and different may be replaced.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// A port that a program in the guest listens on.
@@ -197,6 +248,9 @@ pub struct Identity {
     /// The keys of its SSH server.
     #[serde(default)]
     pub ssh: Option<Ssh>,
+    /// The folder of its workspace. Until one was shipped there, it is not provisioned.
+    #[serde(default)]
+    pub workspace: Option<String>,
     /// What must succeed before the sandbox counts as ready.
     pub ready: Option<ReadyProbe>,
     /// The host's clock, in nanoseconds since 1970.
@@ -289,6 +343,8 @@ pub enum Phase {
     Waiting,
     /// It takes on its identity.
     Identifying,
+    /// It waits for its workspace.
+    Shipping,
     /// Its provision commands run.
     Provisioning,
     /// Its ready probe has not succeeded yet.

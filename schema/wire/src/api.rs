@@ -2,6 +2,8 @@
 //!
 //! `S` stands for a project's spec, which is another package's type.
 
+pub mod workspace;
+
 use crate::agent::Exec;
 use crate::id::{Generation, Name, SandboxId};
 use crate::net::Egress;

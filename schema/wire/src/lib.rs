@@ -11,6 +11,8 @@ pub mod frame;
 pub mod helper;
 pub mod id;
 pub mod net;
+#[cfg(feature = "tokio")]
+pub mod pipe;
 pub mod size;
 #[cfg(feature = "tokio")]
 pub mod stream;
