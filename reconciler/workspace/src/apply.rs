@@ -1,0 +1,201 @@
+//! Changes the files of the user's working tree as the guest changed its own: all of them or none, and only where the host
+//! still has what was shipped (R-P3, R-P7). Git is asked for contents only, from our own repository.
+
+use crate::diff::Differing;
+use crate::git::Git;
+use crate::kept::Kept;
+use crate::{WorkspaceError, at, diff};
+use banger_tree::beneath::{Beneath, kind};
+use banger_tree::manifest::{Manifest, Now, hash_of};
+use banger_tree::name;
+use banger_tree::stage::{Stage, StageError, digest, plain, stays_beneath};
+use banger_wire::api::workspace::Returned;
+use rustix::fs::FileType;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdout};
+
+/// What was changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Written, by name.
+    pub written: Vec<Vec<u8>>,
+    /// Removed, by name.
+    pub removed: Vec<Vec<u8>>,
+    /// Already so.
+    pub same: u64,
+}
+
+/// Applies what came back; a dry run only says what would be done. Links are applied only when they were asked for and stay beneath the tree.
+///
+/// # Errors
+/// When a file moved on the host, something may not be written, or a change cannot be made. Nothing is changed then.
+pub fn apply(returned: &Returned, links: bool, dry_run: bool) -> Result<Applied, WorkspaceError> {
+    let kept = Kept::open(Path::new(&returned.kept))?;
+    let manifest = kept.shipped(returned.revision)?;
+    let folder = Path::new(&returned.folder);
+    let root = at(folder, Beneath::open(folder))?;
+    let differing = diff::between(&kept.repository(), &returned.base, &returned.files)?;
+    let mut stage = Stage::new(&root, None)?;
+    let objects = differing.iter().filter(|file| is_content(file)).map(|file| file.object.as_str());
+    let mut contents = Contents::open(kept.git(), objects)?;
+    let (mut applied, mut refused, mut conflicts) = (Applied::default(), Vec::new(), Vec::new());
+    for file in &differing {
+        let name = &file.name;
+        let content = if is_content(file) { Some(contents.next()?) } else { None };
+        if let Err(why) = may_come(file, content.as_deref(), links) {
+            refused.push((name.clone(), why));
+            continue;
+        }
+        match compare(&root, &manifest, file, content.as_deref()) {
+            Host::Done => applied.same += 1,
+            Host::Moved(why) => conflicts.push((name.clone(), why)),
+            Host::AsShipped => match content {
+                None => {
+                    stage.remove(name);
+                    applied.removed.push(name.clone());
+                }
+                Some(content) => {
+                    put(&mut stage, file, &content)?;
+                    applied.written.push(name.clone());
+                }
+            },
+        }
+    }
+    if !refused.is_empty() {
+        return Err(StageError::Refused(refused).into());
+    }
+    if !conflicts.is_empty() {
+        return Err(StageError::Conflict(conflicts).into());
+    }
+    if !dry_run {
+        stage.commit()?;
+    }
+    Ok(applied)
+}
+
+fn is_content(file: &Differing) -> bool {
+    matches!(file.mode.as_str(), "100644" | "100755" | "120000")
+}
+
+/// Whether it may be written here, or why not.
+fn may_come(file: &Differing, content: Option<&[u8]>, links: bool) -> Result<(), String> {
+    name::check(&file.name).map_err(|why| why.to_string())?;
+    match (file.mode.as_str(), content) {
+        ("000000" | "100644" | "100755", _) => Ok(()),
+        ("120000", Some(target)) if !links => Err(format!(
+            "a link to {}; --symlinks allows links that stay beneath",
+            name::shown(target)
+        )),
+        ("120000", Some(target)) if !stays_beneath(&file.name, target) => {
+            Err(format!("a link to {}, which is not beneath", name::shown(target)))
+        }
+        ("120000", Some(_)) => Ok(()),
+        ("160000", _) => Err("a submodule".to_string()),
+        (mode, _) => Err(format!("of an unknown kind, {mode}")),
+    }
+}
+
+/// What the host has in a change's place.
+enum Host {
+    /// What was shipped, or nothing where nothing was.
+    AsShipped,
+    /// What the change is to make.
+    Done,
+    /// Something else.
+    Moved(String),
+}
+
+fn compare(root: &Beneath, manifest: &Manifest, file: &Differing, content: Option<&[u8]>) -> Host {
+    let shipped = manifest.entries.get(&file.name);
+    let there = match root.stat(&file.name) {
+        Ok(there) => there,
+        Err(_) => return Host::Moved("a link is on the way to it".to_string()),
+    };
+    let Some(stat) = there else {
+        return match (shipped, content) {
+            (_, None) => Host::Done,
+            (None, Some(_)) => Host::AsShipped,
+            (Some(_), Some(_)) => Host::Moved("it was removed here".to_string()),
+        };
+    };
+    let as_shipped = shipped.map(|shipped| manifest.now(root, &file.name, shipped));
+    if as_shipped.is_some_and(|now| now.is_ok_and(|now| now == Now::Same)) {
+        return Host::AsShipped;
+    }
+    if let Some(content) = content {
+        let link = file.mode == "120000";
+        let (found, mode) = kind(&stat);
+        let alike = match link {
+            true => found == FileType::Symlink,
+            false => {
+                found == FileType::RegularFile && (plain(mode) == 0o755) == (file.mode == "100755")
+            }
+        };
+        let hash = digest(&mut &*content).map(|(_, hash)| hash);
+        if alike
+            && hash_of(root, &file.name, link).is_ok_and(|now| hash.is_ok_and(|hash| hash == now))
+        {
+            return Host::Done;
+        }
+    }
+    Host::Moved(match shipped {
+        Some(_) => "it changed here since it was shipped".to_string(),
+        None => "another one is here".to_string(),
+    })
+}
+
+fn put(stage: &mut Stage<'_>, file: &Differing, content: &[u8]) -> Result<(), StageError> {
+    if file.mode == "120000" {
+        return stage.link(&file.name, content);
+    }
+    let mode = if file.mode == "100755" { 0o755 } else { 0o644 };
+    stage.file(&file.name, mode, |to: &mut File| {
+        to.write_all(content).map_err(|error| StageError::Io(file.name.clone(), error))
+    })
+}
+
+/// Contents of our own repository, one after the other. At most one is in memory.
+struct Contents {
+    child: Child,
+    from: BufReader<ChildStdout>,
+}
+
+impl Contents {
+    fn open<'a>(git: Git, objects: impl Iterator<Item = &'a str>) -> Result<Self, WorkspaceError> {
+        let input: String = objects.map(|object| format!("{object}\n")).collect();
+        let mut child = git.start(&["cat-file", "--batch"], input.into_bytes())?;
+        let from = child
+            .stdout
+            .take()
+            .ok_or_else(|| WorkspaceError::Refused("git says nothing".into()))?;
+        Ok(Self { child, from: BufReader::new(from) })
+    }
+
+    fn next(&mut self) -> Result<Vec<u8>, WorkspaceError> {
+        let bad = |why: String| WorkspaceError::Git { what: "cat-file".into(), said: why };
+        let mut head = String::new();
+        self.from.read_line(&mut head).map_err(|error| bad(error.to_string()))?;
+        let mut fields = head.split_whitespace();
+        let (_, found, size) = (fields.next(), fields.next(), fields.next());
+        let size = size.filter(|_| found == Some("blob")).and_then(|size| size.parse::<u64>().ok());
+        let size = size.ok_or_else(|| bad(format!("no file: {}", head.trim())))?;
+        let mut content = Vec::new();
+        (&mut self.from)
+            .take(size)
+            .read_to_end(&mut content)
+            .map_err(|error| bad(error.to_string()))?;
+        let mut end = [0];
+        self.from.read_exact(&mut end).map_err(|error| bad(error.to_string()))?;
+        Ok(content)
+    }
+}
+
+impl Drop for Contents {
+    fn drop(&mut self) {
+        // It has nothing more to say that anybody would hear.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,345 @@
+//! Takes what comes back from a guest into our own repository: what changed in its files, and its commits.
+//!
+//! Nothing of the user's is touched. Names, sizes and counts are the guest's claims and are checked as they come; contents
+//! become objects without a filter; commits come as a bundle through git's own checks.
+
+use crate::git::{Git, pieces};
+use crate::kept::{Kept, Origin};
+use crate::ship::Spool;
+use crate::{WorkspaceError, at, diff};
+use banger_tree::manifest::Manifest;
+use banger_tree::name;
+use banger_tree::stage::plain;
+use banger_tree::stream::{Entry, Receiver};
+use banger_wire::api::workspace::{Branch, Change, Returned};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::path::Path;
+
+/// Where a guest's references come to in our own repository.
+pub(crate) const GUEST: &str = "refs/guest/";
+/// Where what is not committed comes to.
+pub(crate) const UNCOMMITTED: &str = "refs/guest/work";
+/// The most branches that are taken.
+const MAX_BRANCHES: usize = 100;
+
+/// What a guest says changed, taken in.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// By name: mode and object; `None` for what is gone.
+    changed: BTreeMap<Vec<u8>, Option<(&'static str, String)>>,
+    left_out: Vec<(Vec<u8>, String)>,
+}
+
+/// Takes what a guest says changed.
+///
+/// # Errors
+/// When it is no stream of changes, or too much.
+pub fn changes(kept: &Kept, receiver: &mut Receiver<impl Read>) -> Result<Changes, WorkspaceError> {
+    let scratch = kept.scratch()?;
+    let mut spool = Spool::new(scratch.join("spool"))?;
+    let mut changes = Changes::default();
+    let mut modes = BTreeMap::new();
+    while let Some(entry) = receiver.next_entry()? {
+        let name = entry.name().to_vec();
+        let refused = match name::check(&name) {
+            Err(why) => Some(why.to_string()),
+            Ok(()) if changes.changed.contains_key(&name) || modes.contains_key(&name) => {
+                Some("it came twice".into())
+            }
+            Ok(()) => None,
+        };
+        if let Some(why) = refused {
+            if let Entry::File { .. } = entry {
+                receiver.content(&mut std::io::sink())?;
+            }
+            changes.left_out.push((name, why));
+            continue;
+        }
+        match entry {
+            Entry::File { mode, .. } => {
+                let mut file = spool.next(&name)?;
+                receiver.content(&mut file)?;
+                modes.insert(name, if plain(mode) == 0o755 { "100755" } else { "100644" });
+            }
+            Entry::Link { target, .. } => {
+                let mut file = spool.next(&name)?;
+                at(Path::new(&name::shown(&name)), file.write_all(&target))?;
+                modes.insert(name, "120000");
+            }
+            Entry::Removed { .. } => {
+                changes.changed.insert(name, None);
+            }
+            Entry::LeftOut { why, .. } => {
+                changes.left_out.push((name, banger_wire::text::clean_line(&why)))
+            }
+            Entry::Folder { .. } => {}
+        }
+    }
+    for (name, object) in spool.objects(kept)? {
+        let mode = modes.get(&name).copied().unwrap_or("100644");
+        changes.changed.insert(name, Some((mode, object)));
+    }
+    Ok(changes)
+}
+
+/// Takes a guest's commits. `bundle` is what its git made of its branches; `head` what it says that it is at.
+///
+/// # Errors
+/// When it is no bundle, has objects that git refuses, or lacks some.
+pub fn commits(kept: &Kept, bundle: &Path) -> Result<(), WorkspaceError> {
+    let git = kept.git();
+    let said = git.run(&["bundle".as_ref(), "list-heads".as_ref(), bundle.as_os_str()])?;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let names: Vec<&str> =
+        said.lines().filter_map(|line| line.split_once(' ')).map(|(_, name)| name).collect();
+    if names.len() > MAX_BRANCHES {
+        return Err(WorkspaceError::Refused(format!(
+            "the sandbox has more than {MAX_BRANCHES} branches with commits"
+        )));
+    }
+    let mut wanted = Vec::new();
+    if names.iter().any(|name| name.starts_with("refs/heads/")) {
+        wanted.push(format!("+refs/heads/*:{GUEST}heads/*"));
+    }
+    if names.contains(&"HEAD") {
+        wanted.push(format!("+HEAD:{GUEST}HEAD"));
+    }
+    let git = git.set("protocol.file.allow=always");
+    let arguments = [
+        "fetch",
+        "-q",
+        "--no-tags",
+        "--no-write-fetch-head",
+        "--no-auto-maintenance",
+        "--no-recurse-submodules",
+    ];
+    let mut arguments: Vec<&std::ffi::OsStr> = arguments.iter().map(std::ffi::OsStr::new).collect();
+    arguments.push(bundle.as_os_str());
+    arguments.extend(wanted.iter().map(std::ffi::OsStr::new));
+    git.run(&arguments).map(drop)
+}
+
+/// Forgets what came back before.
+///
+/// # Errors
+/// When git cannot.
+pub fn forget(kept: &Kept) -> Result<(), WorkspaceError> {
+    let git = kept.git();
+    let there = git.run(&["for-each-ref", "--format=delete %(refname)", GUEST])?;
+    git.feed(&["update-ref", "--stdin"], there).map(drop)
+}
+
+/// Puts together what came back.
+///
+/// # Errors
+/// When git cannot.
+pub fn returned(
+    kept: &Kept,
+    manifest: &Manifest,
+    changes: &Changes,
+    at_branch: Option<String>,
+) -> Result<Returned, WorkspaceError> {
+    let origin =
+        kept.origin()?.ok_or_else(|| WorkspaceError::Refused("nothing was shipped".into()))?;
+    let git = kept.git();
+    let base = tree(kept, &origin, manifest, None)?;
+    let files = tree(kept, &origin, manifest, Some(changes))?;
+    let branches = branches(&git, origin.head.as_deref())?;
+    let known =
+        |name: &str| branches.iter().find(|branch| branch.name == name).map(|b| b.commit.clone());
+    let own = git.line(&["rev-parse", "--verify", "-q", &format!("{GUEST}HEAD^{{commit}}")])?;
+    let on_branch = at_branch.as_deref().and_then(known);
+    let head = own.or(on_branch).or_else(|| origin.head.clone());
+    let uncommitted = uncommitted(kept, &origin, manifest, changes, head.as_deref())?;
+    let differing = diff::between(&kept.repository(), &base, &files)?;
+    let count = match &head {
+        Some(to) => {
+            let mut arguments = vec!["rev-list".to_string(), "--count".to_string(), to.clone()];
+            arguments.extend(origin.head.as_ref().map(|from| format!("^{from}")));
+            git.line(&arguments)?.and_then(|count| count.parse().ok()).unwrap_or(0)
+        }
+        None => 0,
+    };
+    let listed = differing.iter().map(|file| Change {
+        sign: file.sign,
+        name: name::shown(&file.name),
+        habit: file.runs_by_habit(),
+    });
+    let left_out =
+        changes.left_out.iter().map(|(name, why)| format!("{}: {why}", name::shown(name)));
+    Ok(Returned {
+        folder: origin.folder.display().to_string(),
+        kept: kept.folder().display().to_string(),
+        at: manifest.at.clone(),
+        revision: manifest.revision,
+        shipped_head: origin.head.clone(),
+        base,
+        files,
+        head,
+        branch: at_branch,
+        branches,
+        commits: count,
+        uncommitted,
+        changes: listed.collect(),
+        left_out: left_out.collect(),
+        notes: Vec::new(),
+    })
+}
+
+/// What a file is in git's eyes: mode and object.
+type File<'a> = (&'a str, &'a str);
+
+/// What was shipped, with changes or without.
+fn files<'a>(manifest: &'a Manifest, changes: Option<&'a Changes>) -> BTreeMap<&'a [u8], File<'a>> {
+    let shipped = manifest.entries.iter().map(|(name, shipped)| {
+        let mode = match (shipped.link, shipped.executable) {
+            (true, _) => "120000",
+            (false, true) => "100755",
+            (false, false) => "100644",
+        };
+        (name.as_slice(), (mode, shipped.note.as_str()))
+    });
+    let mut files: BTreeMap<&[u8], File<'_>> = shipped.collect();
+    for (name, change) in changes.into_iter().flat_map(|changes| &changes.changed) {
+        match change {
+            Some((mode, object)) => files.insert(name, (mode, object)),
+            None => files.remove(name.as_slice()),
+        };
+    }
+    files
+}
+
+/// The tree of what was shipped, with changes or without.
+fn tree(
+    kept: &Kept,
+    origin: &Origin,
+    manifest: &Manifest,
+    changes: Option<&Changes>,
+) -> Result<String, WorkspaceError> {
+    let sparse = origin
+        .sparse
+        .iter()
+        .map(|(mode, object, name)| (name.as_slice(), (mode.as_str(), object.as_str())));
+    let all: BTreeMap<&[u8], File<'_>> = sparse.chain(files(manifest, changes)).collect();
+    written(kept, origin, None, all.into_iter().map(|(name, file)| (name, Some(file))))
+}
+
+/// Writes a tree: this one, with these names changed.
+fn written<'a>(
+    kept: &Kept,
+    origin: &Origin,
+    from: Option<&str>,
+    names: impl Iterator<Item = (&'a [u8], Option<File<'a>>)>,
+) -> Result<String, WorkspaceError> {
+    let index = kept.repository().join("banger-index");
+    match std::fs::remove_file(&index) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return at(&index, Err(error));
+        }
+        _ => {}
+    }
+    let git = kept.git().with("GIT_INDEX_FILE", &index);
+    if let Some(from) = from {
+        git.run(&["read-tree", from])?;
+    }
+    // A file takes the place of a folder of that name, and the other way round: removals come first.
+    let (mut gone, mut there) = (Vec::new(), Vec::new());
+    for (name, file) in names {
+        let (to, head) = match file {
+            Some((mode, object)) => (&mut there, format!("{mode} {object}\t")),
+            None => (&mut gone, format!("0 {}\t", origin.zero())),
+        };
+        to.extend_from_slice(head.as_bytes());
+        to.extend_from_slice(name);
+        to.push(0);
+    }
+    gone.append(&mut there);
+    git.feed(&["update-index", "-z", "--index-info"], gone)?;
+    let tree = git.run(&["write-tree", "--missing-ok"])?;
+    Ok(String::from_utf8_lossy(&tree).trim().to_string())
+}
+
+/// The files of a commit.
+fn committed_in(
+    git: &Git,
+    commit: &str,
+) -> Result<BTreeMap<Vec<u8>, (String, String)>, WorkspaceError> {
+    let out = git.run(&["ls-tree", "-r", "-z", commit])?;
+    let records = pieces(&out).filter_map(|record| {
+        let tab = record.iter().position(|byte| *byte == b'\t')?;
+        let mut fields = std::str::from_utf8(&record[..tab]).ok()?.split(' ');
+        let (mode, _, object) = (fields.next()?, fields.next()?, fields.next()?);
+        Some((record[tab + 1..].to_vec(), (mode.to_string(), object.to_string())))
+    });
+    Ok(records.collect())
+}
+
+/// A commit of what is not committed, on top of what is. `None` when everything is.
+fn uncommitted(
+    kept: &Kept,
+    origin: &Origin,
+    manifest: &Manifest,
+    changes: &Changes,
+    head: Option<&str>,
+) -> Result<Option<String>, WorkspaceError> {
+    let git = kept.git();
+    let committed = head.map(|head| committed_in(&git, head)).transpose()?.unwrap_or_default();
+    let modules = committed.iter().filter(|(_, (mode, _))| mode == "160000");
+    let modules: Vec<Vec<u8>> = modules.map(|(name, _)| [name, &b"/"[..]].concat()).collect();
+    let sparse: BTreeSet<&[u8]> =
+        origin.sparse.iter().map(|(_, _, name)| name.as_slice()).collect();
+    let (then, now) = (files(manifest, None), files(manifest, Some(changes)));
+    let shipped = origin.head.as_deref().filter(|shipped| head != Some(*shipped));
+    let shipped = shipped.map(|shipped| committed_in(&git, shipped)).transpose()?;
+    let shipped = shipped.as_ref().unwrap_or(&committed);
+    // What was not committed on the host when it was shipped, and was left so, is the host's own.
+    let is_hosts =
+        |name: &[u8]| then.get(name) == now.get(name) && committed.get(name) == shipped.get(name);
+    // What is in a submodule is in no commit of ours.
+    let changed = now.iter().filter(|(name, (mode, object))| {
+        let same = committed.get(**name).is_some_and(|(m, o)| m == mode && o == object);
+        !same && !modules.iter().any(|module| name.starts_with(module))
+    });
+    let gone = committed.iter().filter(|(name, (mode, _))| {
+        mode != "160000" && !now.contains_key(name.as_slice()) && !sparse.contains(name.as_slice())
+    });
+    let differing: BTreeMap<&[u8], Option<File<'_>>> = changed
+        .map(|(name, file)| (*name, Some(*file)))
+        .chain(gone.map(|(name, _)| (name.as_slice(), None)))
+        .filter(|(name, _)| !is_hosts(name))
+        .collect();
+    if differing.is_empty() {
+        return Ok(None);
+    }
+    let tree = written(kept, origin, head, differing.into_iter())?;
+    let (name, email) = &origin.identity;
+    let name = name.as_deref().unwrap_or("banger");
+    let email = email.as_deref().unwrap_or("banger@localhost");
+    let git = git
+        .with("GIT_AUTHOR_NAME", name)
+        .with("GIT_AUTHOR_EMAIL", email)
+        .with("GIT_COMMITTER_NAME", name)
+        .with("GIT_COMMITTER_EMAIL", email);
+    let mut arguments = vec!["commit-tree", &tree, "-m", "What was not committed in the sandbox"];
+    if let Some(head) = head {
+        arguments.extend(["-p", head]);
+    }
+    let commit = git.run(&arguments)?;
+    let commit = String::from_utf8_lossy(&commit).trim().to_string();
+    git.run(&["update-ref", UNCOMMITTED, &commit])?;
+    Ok(Some(commit))
+}
+
+fn branches(git: &Git, base: Option<&str>) -> Result<Vec<Branch>, WorkspaceError> {
+    let out =
+        git.run(&["for-each-ref", "--format=%(objectname) %(refname)", &format!("{GUEST}heads/")])?;
+    let text = String::from_utf8_lossy(&out).into_owned();
+    let all = text.lines().filter_map(|line| {
+        let (commit, name) = line.split_once(' ')?;
+        let name = name.strip_prefix(GUEST)?.strip_prefix("heads/")?;
+        (Some(commit) != base)
+            .then(|| Branch { name: name.to_string(), commit: commit.to_string() })
+    });
+    Ok(all.collect())
+}

@@ -1,0 +1,172 @@
+//! Git as a program, with nothing of it that anybody could have set: no configuration but the command line's, no hooks,
+//! filters, monitors, helpers, prompts or protocols.
+
+use crate::WorkspaceError;
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// What holds for every call.
+const SETTINGS: &[&str] = &[
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.attributesFile=/dev/null",
+    "core.autocrlf=false",
+    "core.safecrlf=false",
+    "core.quotePath=true",
+    "credential.helper=",
+    "fetch.fsckObjects=true",
+    "fetch.unpackLimit=1",
+    "fetch.recurseSubmodules=false",
+    "fetch.writeCommitGraph=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "protocol.allow=never",
+    "submodule.recurse=false",
+    "log.showSignature=false",
+];
+
+/// Calls of git that do not look at anybody's settings.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Git {
+    folder: Option<OsString>,
+    environment: Vec<(&'static str, OsString)>,
+    settings: Vec<String>,
+    /// The user's own settings count: only for asking for them.
+    own: bool,
+}
+
+impl Git {
+    /// In a repository of ours.
+    pub(crate) fn at(git_dir: &Path) -> Self {
+        Self::default().with("GIT_DIR", git_dir)
+    }
+
+    /// In a folder of the user's.
+    pub(crate) fn within(folder: &Path) -> Self {
+        Self { folder: Some(folder.into()), ..Self::default() }
+    }
+
+    /// In a folder of the user's, as the user has set it: for asking what is set.
+    pub(crate) fn asking(folder: &Path) -> Self {
+        Self { own: true, ..Self::within(folder) }
+    }
+
+    /// From within a folder.
+    pub(crate) fn inside(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.into());
+        self
+    }
+
+    /// With a variable of its environment.
+    pub(crate) fn with(mut self, name: &'static str, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name, value.as_ref().to_os_string()));
+        self
+    }
+
+    /// With another setting.
+    pub(crate) fn set(mut self, setting: impl Into<String>) -> Self {
+        self.settings.push(setting.into());
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("git");
+        for (name, _) in std::env::vars_os() {
+            let traced = name.to_string_lossy().starts_with("GIT_TRACE2");
+            if name.to_string_lossy().starts_with("GIT_") && !traced {
+                command.env_remove(name);
+            }
+        }
+        if let Some(folder) = &self.folder {
+            command.arg("-C").arg(folder);
+        }
+        if !self.own {
+            command
+                .env("GIT_CONFIG_NOSYSTEM", "1")
+                .env("GIT_CONFIG_GLOBAL", "/dev/null")
+                .env("XDG_CONFIG_HOME", "/nonexistent")
+                .env("GIT_ATTR_NOSYSTEM", "1");
+        }
+        for setting in SETTINGS.iter().copied().chain(self.settings.iter().map(String::as_str)) {
+            command.args(["-c", setting]);
+        }
+        command
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_OPTIONAL_LOCKS", "0")
+            .env("GIT_NO_LAZY_FETCH", "1")
+            .env("GIT_NO_REPLACE_OBJECTS", "1")
+            .env("GIT_PAGER", "cat")
+            .env("LC_ALL", "C")
+            .envs(self.environment.iter().cloned());
+        command
+    }
+
+    /// Runs it; what it wrote.
+    ///
+    /// # Errors
+    /// When it cannot be started, or ends badly.
+    pub(crate) fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Result<Vec<u8>, WorkspaceError> {
+        self.feed(arguments, Vec::new())
+    }
+
+    /// Starts it with this input. What it writes is to be read.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start<A: AsRef<OsStr>>(
+        &self,
+        arguments: &[A],
+        input: Vec<u8>,
+    ) -> Result<Child, WorkspaceError> {
+        let mut command = self.command();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(WorkspaceError::NoGit)?;
+        let stdin = child.stdin.take();
+        // Fed from beside, or both could wait for the other to read. A git that does not want it all says so itself.
+        std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&input)));
+        Ok(child)
+    }
+
+    /// Runs it with this input; what it wrote.
+    ///
+    /// # Errors
+    /// When it cannot be started, or ends badly.
+    pub(crate) fn feed<A: AsRef<OsStr>>(
+        &self,
+        arguments: &[A],
+        input: Vec<u8>,
+    ) -> Result<Vec<u8>, WorkspaceError> {
+        let output =
+            self.start(arguments, input)?.wait_with_output().map_err(WorkspaceError::NoGit)?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let what = arguments.first().map(|first| first.as_ref().to_string_lossy().into_owned());
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said =
+            said.trim().trim_start_matches("fatal: ").trim_start_matches("error: ").to_string();
+        Err(WorkspaceError::Git { what: what.unwrap_or_default(), said })
+    }
+
+    /// As [`Git::run`], as one line of text. `None` when git ends badly: there is no such thing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn line<A: AsRef<OsStr>>(
+        &self,
+        arguments: &[A],
+    ) -> Result<Option<String>, WorkspaceError> {
+        match self.run(arguments) {
+            Ok(out) => Ok(Some(String::from_utf8_lossy(&out).trim_end_matches('\n').to_string())),
+            Err(WorkspaceError::Git { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The pieces of what git wrote with `-z`.
+pub(crate) fn pieces(out: &[u8]) -> impl Iterator<Item = &[u8]> {
+    out.split(|byte| *byte == 0).filter(|piece| !piece.is_empty())
+}
