@@ -76,6 +76,9 @@ pub async fn apply(
             let identity = identity(desired, sandbox, *generation, *nic, config, moment)?;
             guest.identify(sandbox, identity).await
         }
+        Action::ShipWorkspace { sandbox, workspace } => {
+            guest.ship(sandbox, workspace, progress).await
+        }
         Action::Publish { sandbox, host, guest } => net.publish(sandbox, *host, *guest).await,
         Action::Unpublish { sandbox, host } => net.unpublish(sandbox, *host).await,
     }
@@ -100,6 +103,7 @@ fn identity(
     let wanted = wanted.ok_or_else(|| Fault::host("its desired state changed meanwhile"))?;
     let spec = &wanted.spec;
     let ready = spec.ready.as_ref();
+    let at = spec.workspace.as_ref().map(|workspace| workspace.at.clone());
     Ok(Identity {
         generation,
         hostname: wanted.name.to_string(),
@@ -109,7 +113,8 @@ fn identity(
         provision_digest: recipe::digest(&spec.provision).to_string(),
         command: service::command(spec, config),
         user: spec.user.clone().or_else(|| config.user.clone()),
-        workdir: spec.workdir.clone().or_else(|| config.workdir.clone()),
+        workdir: spec.workdir.clone().or_else(|| at.clone()).or_else(|| config.workdir.clone()),
+        workspace: at,
         stop_signal: spec.stop_signal.or(config.stop_signal).unwrap_or(Signal::Term),
         image_service: service::is_images_own(spec),
         ssh: moment.ssh(sandbox),

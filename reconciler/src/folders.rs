@@ -104,6 +104,10 @@ impl Folders {
     pub fn sandbox(&self, id: &SandboxId) -> PathBuf {
         self.sandboxes().join(id.as_str())
     }
+    /// What is kept about its workspace. It goes with its disk.
+    pub fn workspace(&self, id: &SandboxId) -> PathBuf {
+        self.sandbox(id).join("workspace")
+    }
     /// An image's filesystem.
     pub fn image(&self, content: &Digest) -> PathBuf {
         self.images().join(format!("{content}.ext4"))

@@ -24,3 +24,4 @@ pub mod stats;
 pub mod store;
 pub mod unpack;
 pub mod vsock;
+pub mod workspace;

@@ -87,6 +87,9 @@ impl Conversation {
             | Reply::Started
             | Reply::Taken
             | Reply::Ports { .. }
+            | Reply::Into { .. }
+            | Reply::Took { .. }
+            | Reply::Workspace { .. }
             | Reply::Exit { .. } => Err(broken("the guest sent another message than was due")),
         }
     }

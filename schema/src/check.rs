@@ -2,7 +2,7 @@
 
 use crate::reference;
 use crate::report::did_you_mean;
-use crate::spec::{ImageSource, KernelSource, LocalFile, SandboxSpec, Spec};
+use crate::spec::{ImageSource, KernelSource, LocalFile, SandboxSpec, Spec, WorkspaceSpec};
 use banger_wire::id::Name;
 use banger_wire::size::Mib;
 use std::collections::{BTreeMap, BTreeSet};
@@ -255,6 +255,9 @@ fn check_sandbox(
             format!("at most {MAX_VOLUMES} volumes fit into one sandbox"),
         ));
     }
+    if let Some(workspace) = &sandbox.workspace {
+        check_workspace(&at, workspace, faults);
+    }
     for network in sandbox.networks.iter().filter(|name| !spec.networks.contains_key(*name)) {
         let path = format!("{at}/network/{network}");
         faults.push(missing("network", path, network, spec.networks.keys()));
@@ -280,6 +283,35 @@ fn check_sandbox(
         [sandbox.provision.len(), sandbox.command.len(), sandbox.env.len(), sandbox.publish.len()];
     if lists.iter().any(|count| *count > MAX_LIST) {
         faults.push(fault(at, format!("a list has more than {MAX_LIST} entries")));
+    }
+}
+
+/// Folders of a guest that are its kernel's or its machine's.
+const SYSTEM: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/boot"];
+/// The most patterns of a workspace.
+const MAX_INCLUDES: usize = 64;
+
+fn check_workspace(sandbox: &str, workspace: &WorkspaceSpec, faults: &mut Vec<Fault>) {
+    let at = format!("{sandbox}/workspace");
+    let WorkspaceSpec { folder, at: target, include, depth: _ } = workspace;
+    let below = folder.split('/').all(|part| !matches!(part, ".." | ".git")) && !folder.is_empty();
+    if !below || folder.len() > 1024 || folder.contains(char::is_control) {
+        faults.push(Fault {
+            help: Some("a workspace is the Bangerfile's folder or below it".into()),
+            ..fault(format!("{at}/{folder}"), format!("\"{folder}\" is not a folder below it"))
+        });
+    }
+    let system = SYSTEM.iter().any(|folder| std::path::Path::new(target).starts_with(folder));
+    if !good_folder(target) || system {
+        let message = format!("\"{target}\" is not an absolute folder that a workspace can have");
+        faults.push(fault(format!("{at}/{target}"), message));
+    }
+    let bad = |pattern: &&String| pattern.is_empty() || pattern.contains(char::is_control);
+    if let Some(pattern) = include.iter().find(bad) {
+        faults.push(fault(at.clone(), format!("{pattern:?} is not a pattern")));
+    }
+    if include.len() > MAX_INCLUDES {
+        faults.push(fault(at, format!("at most {MAX_INCLUDES} patterns can be named")));
     }
 }
 

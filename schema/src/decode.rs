@@ -7,6 +7,7 @@ use crate::report::{Problem, did_you_mean};
 use crate::spec::{
     DebianImage, Drift, ImageSource, ImageSpec, KernelSource, KernelSpec, LocalFile, Mode, Mount,
     NetworkSpec, OciImage, Publish, ReadySpec, Restart, SandboxSpec, Scope, Spec, VolumeSpec,
+    WorkspaceSpec,
 };
 use crate::tree::{Data, Node, Span, Value};
 use banger_wire::agent::Signal;
@@ -408,6 +409,16 @@ fn network(node: &Node) -> NetworkSpec {
     NetworkSpec { scope: if host { Scope::Host } else { Scope::Project } }
 }
 
+fn workspace(node: &Node) -> WorkspaceSpec {
+    let depth = node.prop("depth").map(|value| u32::try_from(number(value)).expect("validated"));
+    WorkspaceSpec {
+        folder: field(node, 0, "folder").expect("required"),
+        at: node.prop("at").map_or_else(|| WorkspaceSpec::AT.to_string(), text),
+        include: rest(node, "include"),
+        depth,
+    }
+}
+
 fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec {
     let Some(image) = only(node, "image").map(name_of) else {
         let problem = Problem::new("this sandbox has no image", node.span.clone());
@@ -456,6 +467,7 @@ fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec
     spec.entrypoint = rest(node, "entrypoint");
     spec.user = only(node, "user").map(text);
     spec.workdir = only(node, "workdir").map(text);
+    spec.workspace = node.child("workspace").map(workspace);
     spec.stop_signal = only(node, "stop-signal").map(text).and_then(|word| Signal::parse(&word));
     spec.ready = node.child("ready").map(|ready| ReadySpec {
         exec: rest(ready, "exec"),

@@ -374,6 +374,21 @@ const SANDBOX: Rule = Rule {
             Class::Restart,
             "the folder where its service and commands start, instead of the image's own",
         ),
+        Rule {
+            name: "workspace",
+            args: &[slot("folder", Ty::Text, true)],
+            props: &[slot("at", Ty::Text, false), slot("depth", Ty::Int(0, 1_000_000), false)],
+            children: &[Rule {
+                name: "include",
+                rest: Some(Ty::Text),
+                many: true,
+                doc: "untracked files that go too, as git's patterns",
+                ..BASE
+            }],
+            reach: Reach::Host,
+            doc: "a git repository, below the file's folder, whose tracked files are shipped into it; at /work if not given, with one commit of history, and all of it for depth=0",
+            ..BASE
+        },
         one(
             "stop-signal",
             &[slot("signal", Ty::Choice(STOP_SIGNALS), true)],

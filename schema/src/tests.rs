@@ -264,8 +264,14 @@ fn the_fields_that_reach_the_host_are_these() {
     }
     let mut reaching = Vec::new();
     walk(&grammar::ROOT, "", &mut reaching);
-    let known =
-        ["/kernel/path", "/image/path", "/network/scope", "/sandbox/egress", "/sandbox/publish"];
+    let known = [
+        "/kernel/path",
+        "/image/path",
+        "/network/scope",
+        "/sandbox/egress",
+        "/sandbox/publish",
+        "/sandbox/workspace",
+    ];
     assert_eq!(reaching, known);
 }
 

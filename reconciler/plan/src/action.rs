@@ -2,7 +2,7 @@
 
 use crate::actual::ImageConfig;
 use crate::boot::{Boot, Nic};
-use banger_schema::spec::{ImageSource, KernelSource};
+use banger_schema::spec::{ImageSource, KernelSource, WorkspaceSpec};
 use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
 use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
@@ -164,6 +164,13 @@ pub enum Action {
         /// How its image says that programs are run.
         config: Box<ImageConfig>,
     },
+    /// Ship its workspace: all of it, before anything is provisioned.
+    ShipWorkspace {
+        /// Whose.
+        sandbox: SandboxId,
+        /// What, and where to.
+        workspace: WorkspaceSpec,
+    },
     /// Open a port on the host's loopback that leads into the guest.
     Publish {
         /// Whose.
@@ -201,6 +208,7 @@ impl Action {
             | Action::StopVmm { .. }
             | Action::RemoveRun { .. }
             | Action::Identify { .. }
+            | Action::ShipWorkspace { .. }
             | Action::Publish { .. }
             | Action::Unpublish { .. }
             | Action::EnsureBridge { .. }
@@ -225,6 +233,7 @@ impl Action {
             | Action::StartVmm { .. }
             | Action::EnsureBridge { .. }
             | Action::EnsureTap { .. }
+            | Action::ShipWorkspace { .. }
             | Action::Publish { .. } => '+',
             Action::RemoveKernel { .. }
             | Action::RemoveImage { .. }
@@ -276,6 +285,9 @@ impl fmt::Display for Action {
             Action::RemoveRun { .. } => f.write_str("clean up run"),
             Action::Identify { generation, .. } => {
                 write!(f, "identify as generation {}", generation.0)
+            }
+            Action::ShipWorkspace { workspace, .. } => {
+                write!(f, "ship {} to {}", workspace.folder, workspace.at)
             }
             Action::EnsureBridge { subnet } => write!(f, "make the bridge {subnet}"),
             Action::RemoveBridge => f.write_str("remove the bridge"),

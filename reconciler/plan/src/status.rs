@@ -140,6 +140,7 @@ fn guest_phase(guest: &agent::GuestState) -> (Phase, String) {
         agent::Phase::Waiting | agent::Phase::Identifying => {
             (Phase::Starting, guest.detail.clone())
         }
+        agent::Phase::Shipping => (Phase::Starting, "it waits for its workspace".to_string()),
         agent::Phase::Provisioning => (Phase::Starting, format!("provisioning {}", guest.detail)),
         agent::Phase::Probing => (Phase::Starting, format!("not ready {}", guest.detail)),
         agent::Phase::Ready => (Phase::Ready, String::new()),

@@ -49,12 +49,23 @@ where
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response())
 }
 
-fn find(context: &Context, project: &Name, name: &Name) -> Result<SandboxId, Problem> {
+pub(super) fn find(context: &Context, project: &Name, name: &Name) -> Result<SandboxId, Problem> {
     let desired = context.engine.desired();
     let found = desired.sandbox(project, name);
     found.map(|sandbox| sandbox.id.clone()).ok_or_else(|| {
         problem(ProblemKind::NotFound, format!("there is no sandbox {name} in project {project}"))
     })
+}
+
+/// Refuses what needs a running sandbox where it does not run.
+pub(super) fn running(context: &Context, id: &SandboxId, name: &Name) -> Result<(), Problem> {
+    let snapshot = context.engine.snapshots().borrow().clone();
+    let fact = snapshot.actual.sandboxes.get(id);
+    if fact.is_some_and(|fact| fact.vmm.present().is_some()) {
+        return Ok(());
+    }
+    let not_running = problem(ProblemKind::User, format!("sandbox {name} does not run"));
+    Err(Problem { hints: vec![format!("banger vm start {name}")], ..not_running })
 }
 
 pub(super) async fn exec(
@@ -63,20 +74,7 @@ pub(super) async fn exec(
     mut request: Request,
 ) -> Result<Response, Refusal> {
     let id = find(&context, &project, &name)?;
-    if context
-        .engine
-        .snapshots()
-        .borrow()
-        .actual
-        .sandboxes
-        .get(&id)
-        .is_none_or(|fact| fact.vmm.present().is_none())
-    {
-        let not_running = problem(ProblemKind::User, format!("sandbox {name} does not run"));
-        return Err(
-            Problem { hints: vec![format!("banger vm start {name}")], ..not_running }.into()
-        );
-    }
+    running(&context, &id, &name)?;
     upgrade(&mut request, move |client| async move {
         let _active = context.active();
         let (read, mut write) = split(client);
@@ -84,7 +82,7 @@ pub(super) async fn exec(
         let served = async {
             let first = reader.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
             let exec: agent::Exec = serde_json::from_slice(&first.payload)?;
-            serve_exec(&context, &id, exec, reader, &mut write).await
+            relay(&context, &id, agent::Request::Exec(exec), reader, &mut write).await
         };
         if let Err(error) = served.await {
             tracing::debug!("exec in {name}: {error}");
@@ -92,15 +90,15 @@ pub(super) async fn exec(
     })
 }
 
-/// Opens a command in the guest and carries both directions until one ends.
-async fn serve_exec(
+/// Opens a conversation with the guest and carries both directions until one ends.
+pub(super) async fn relay(
     context: &Context,
     id: &SandboxId,
-    exec: agent::Exec,
+    wanted: agent::Request,
     reader: Reader<ReadHalf<Client>>,
     write: &mut WriteHalf<Client>,
 ) -> io::Result<()> {
-    let guest = match context.guest.ask(id, &agent::Request::Exec(exec)).await {
+    let guest = match context.guest.ask(id, &wanted).await {
         Ok(guest) => guest,
         Err(fault) => {
             let message = fault.problem().message;
@@ -223,7 +221,7 @@ async fn bring_up(
         Ok(()) => {
             send_message(write, &Event::Settled { ok: true, problems: Vec::new() }).await?;
             match exec {
-                Some(exec) => serve_exec(context, id, exec, reader, write).await,
+                Some(exec) => relay(context, id, agent::Request::Exec(exec), reader, write).await,
                 // Nothing is due from the client but its end.
                 None => reader.next().await.map(drop),
             }

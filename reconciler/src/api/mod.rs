@@ -9,6 +9,7 @@ mod look;
 mod registry;
 mod ssh;
 mod watch;
+mod workspace;
 
 use crate::drivers::guest::VsockGuest;
 use crate::engine::Engine;
@@ -125,6 +126,9 @@ pub fn router(context: Context) -> Router {
         .route("/v1/projects/{project}/run", post(guest::run))
         .route("/v1/projects/{project}/sandboxes/{name}/exec", post(guest::exec))
         .route("/v1/projects/{project}/sandboxes/{name}/logs", get(guest::logs))
+        .route("/v1/projects/{project}/sandboxes/{name}/files", post(workspace::files))
+        .route("/v1/projects/{project}/sandboxes/{name}/workspace/push", post(workspace::push))
+        .route("/v1/projects/{project}/sandboxes/{name}/workspace/fetch", post(workspace::fetch))
         .route("/v1/projects/{project}/sandboxes/{name}/ports", get(look::ports))
         .route("/v1/stats", get(look::all_stats))
         .route("/v1/ssh/{name}", post(ssh::connect))

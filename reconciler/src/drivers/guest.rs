@@ -1,11 +1,13 @@
 //! Guests, over vsock. A task per running sandbox watches what its agent says.
 
-use super::{Guest, GuestFacts, Outcome, Wake};
+use super::{Guest, GuestFacts, Outcome, Progress, Wake};
 use crate::fault::Fault;
 use crate::folders::Folders;
 use crate::vsock::{self, Conversation};
+use crate::workspace;
 use async_trait::async_trait;
 use banger_plan::Seen;
+use banger_schema::spec::WorkspaceSpec;
 use banger_wire::agent::{GuestState, HEARTBEAT_SECS, Identity, Phase, Reply, Request};
 use banger_wire::id::SandboxId;
 use std::collections::BTreeMap;
@@ -64,6 +66,16 @@ impl VsockGuest {
         self.folders.vm(sandbox).join(super::vmm::VSOCK)
     }
 
+    /// Waits a moment for a guest to say so: the next observation must see it, or it would be planned again.
+    async fn until(&self, sandbox: &SandboxId, so: impl Fn(&GuestState) -> bool) {
+        let watcher =
+            self.watchers.lock().expect("no holder panics").get(sandbox).map(|w| w.state.clone());
+        if let Some(mut state) = watcher {
+            let says = |said: &Option<GuestState>| said.as_ref().is_some_and(&so);
+            let _ = tokio::time::timeout(SEEN, state.wait_for(says)).await;
+        }
+    }
+
     /// Starts a conversation with a guest.
     ///
     /// # Errors
@@ -104,15 +116,19 @@ impl Guest for VsockGuest {
         let mut guest = self.ask(sandbox, &Request::Identify(Box::new(identity))).await?;
         let done = guest.done(IDENTIFY).await;
         done.map_err(|error| Fault::io("the guest did not take its identity", error))?;
-        // The next observation must see it, or it would be planned again.
-        let watcher =
-            self.watchers.lock().expect("no holder panics").get(sandbox).map(|w| w.state.clone());
-        if let Some(mut state) = watcher {
-            let says = |said: &Option<GuestState>| {
-                said.as_ref().is_some_and(|s| s.generation == generation)
-            };
-            let _ = tokio::time::timeout(SEEN, state.wait_for(says)).await;
-        }
+        self.until(sandbox, |said| said.generation == generation).await;
+        Ok(Outcome::Changed)
+    }
+
+    async fn ship(
+        &self,
+        sandbox: &SandboxId,
+        workspace: &WorkspaceSpec,
+        progress: Progress,
+    ) -> Result<Outcome, Fault> {
+        let place = workspace::place(&self.socket(sandbox), &self.folders.workspace(sandbox));
+        workspace::ship(&place, sandbox.as_str(), workspace, Some(progress)).await?;
+        self.until(sandbox, |said| said.phase != Phase::Shipping).await;
         Ok(Outcome::Changed)
     }
 

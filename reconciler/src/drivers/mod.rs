@@ -16,7 +16,7 @@ use banger_plan::actual::{
 };
 use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
-use banger_schema::spec::{ImageSource, KernelSource};
+use banger_schema::spec::{ImageSource, KernelSource, WorkspaceSpec};
 use banger_wire::agent::{GuestState, Identity};
 use banger_wire::id::{Digest, SandboxId, VolumeId};
 use banger_wire::net::{Policy, Subnet};
@@ -175,6 +175,13 @@ pub trait Guest: Send + Sync {
     async fn observe(&self, running: &[SandboxId]) -> BTreeMap<SandboxId, GuestFacts>;
     /// Gives a guest its identity, or a newer one.
     async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault>;
+    /// Ships a workspace to a guest that has none.
+    async fn ship(
+        &self,
+        sandbox: &SandboxId,
+        workspace: &WorkspaceSpec,
+        progress: Progress,
+    ) -> Result<Outcome, Fault>;
     /// Asks a guest to shut down. Best effort: what it does not do, stopping its processes does.
     async fn shut_down(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
 }

@@ -17,7 +17,7 @@ use banger_plan::boot::{Boot, Nic};
 use banger_plan::desired::Desired;
 use banger_plan::policy::policy;
 use banger_plan::recipe;
-use banger_schema::spec::{ImageSource, KernelSource};
+use banger_schema::spec::{ImageSource, KernelSource, WorkspaceSpec};
 use banger_wire::agent::{GuestState, Identity, Phase};
 use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
 use banger_wire::net::{Policy, Subnet};
@@ -51,6 +51,8 @@ pub struct World {
     pub volumes: BTreeMap<VolumeId, Mib>,
     /// Sandboxes' own disks.
     pub disks: BTreeMap<SandboxId, DiskFact>,
+    /// Sandboxes on whose disks a workspace is.
+    pub workspaces: BTreeSet<SandboxId>,
     /// Processes.
     pub vmms: BTreeMap<SandboxId, SimVmm>,
     /// Records of runs: what was started, and whether the guest said goodbye.
@@ -261,6 +263,7 @@ impl Disk for Sim {
             }
             DiskRemoval::Sandbox(id) => {
                 assert!(!world.vmms.contains_key(id), "no VMM has the disk open");
+                world.workspaces.remove(id);
                 changed(world.disks.remove(id).is_some())
             }
         })
@@ -350,8 +353,25 @@ impl Guest for Sim {
             let Some(guest) = guest else { return Err(Fault::host("the guest does not answer")) };
             let before = guest.clone();
             guest.generation = identity.generation;
-            guest.phase = Phase::Ready;
+            let shipped = world.workspaces.contains(sandbox) || identity.workspace.is_none();
+            guest.phase = if shipped { Phase::Ready } else { Phase::Shipping };
             changed(before != *guest)
+        })
+    }
+
+    async fn ship(
+        &self,
+        sandbox: &SandboxId,
+        _: &WorkspaceSpec,
+        progress: Progress,
+    ) -> Result<Outcome, Fault> {
+        progress(1, 1);
+        self.effect("ship", |world| {
+            let guest = world.vmms.get_mut(sandbox).and_then(|vmm| vmm.guest.as_mut());
+            let Some(guest) = guest else { return Err(Fault::host("the guest does not answer")) };
+            assert_eq!(guest.phase, Phase::Shipping, "a guest that waits for it");
+            guest.phase = Phase::Ready;
+            changed(world.workspaces.insert(sandbox.clone()))
         })
     }
 

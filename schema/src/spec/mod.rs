@@ -8,7 +8,7 @@ pub use image::{
     DebianImage, ImageSource, ImageSpec, KernelSource, KernelSpec, LocalFile, OciImage,
 };
 pub use network::{NetworkSpec, Scope};
-pub use sandbox::{Drift, Mode, Mount, Publish, ReadySpec, Restart, SandboxSpec};
+pub use sandbox::{Drift, Mode, Mount, Publish, ReadySpec, Restart, SandboxSpec, WorkspaceSpec};
 
 use banger_wire::id::Name;
 use banger_wire::size::Mib;

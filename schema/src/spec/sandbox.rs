@@ -48,6 +48,9 @@ pub struct SandboxSpec {
     /// The folder where its service and commands start, instead of the image's own.
     #[serde(default)]
     pub workdir: Option<String>,
+    /// A repository that is shipped into it.
+    #[serde(default)]
+    pub workspace: Option<WorkspaceSpec>,
     /// The signal that asks its service to end, instead of the image's own.
     #[serde(default)]
     pub stop_signal: Option<StopSignal>,
@@ -87,6 +90,7 @@ impl SandboxSpec {
             entrypoint: Vec::new(),
             user: None,
             workdir: None,
+            workspace: None,
             stop_signal: None,
             ready: None,
             restart: Restart::OnFailure,
@@ -96,6 +100,27 @@ impl SandboxSpec {
             kill: false,
         }
     }
+}
+
+/// A repository of the host's, shipped into a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkspaceSpec {
+    /// Its folder on the host: below the file's own as it is written, absolute as it is desired.
+    pub folder: String,
+    /// The absolute folder in the guest, where commands start.
+    pub at: String,
+    /// Untracked files that go too, as git's patterns.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// Commits of history that go along: all for 0, one if not given.
+    #[serde(default)]
+    pub depth: Option<u32>,
+}
+
+impl WorkspaceSpec {
+    /// Where it goes when no folder is named.
+    pub const AT: &str = "/work";
 }
 
 /// A volume in a sandbox.

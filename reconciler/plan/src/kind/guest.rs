@@ -1,4 +1,4 @@
-//! A sandbox's guest: its identity, and its orderly end.
+//! A sandbox's guest: its identity, its workspace, and its orderly end.
 
 use super::View;
 use crate::action::Action;
@@ -34,5 +34,12 @@ pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
         let image = view.actual.images.get(&view.desired.image).and_then(Seen::present);
         let config = Box::new(image.map(|fact| fact.config.clone()).unwrap_or_default());
         list.push(Action::Identify { sandbox, generation, nic, config }, why);
+        return;
+    }
+    if guest.phase == Phase::Shipping
+        && let Some(workspace) = view.desired.spec.workspace.clone()
+    {
+        let sandbox = view.desired.id.clone();
+        list.push(Action::ShipWorkspace { sandbox, workspace }, "its guest waits for it");
     }
 }
