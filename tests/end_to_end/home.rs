@@ -84,6 +84,10 @@ pub(crate) const IMAGE: &str = "image \"base\" { debian { packages \"busybox-sta
 pub(crate) const NET_IMAGE: &str =
     "image \"net\" { debian { packages \"busybox-static\" \"python3-minimal\" \"rsync\"; }; }\n";
 
+/// An image whose guests have git, as those of people who let agents work in them do.
+pub(crate) const WORK_IMAGE: &str =
+    "image \"work\" { debian { packages \"busybox-static\" \"git\" \"rsync\"; }; }\n";
+
 impl Home {
     /// With every kernel and image built already.
     pub(crate) fn new() -> Self {
@@ -365,11 +369,11 @@ fn built() -> PathBuf {
         Flock::lock(File::create(shared.join("lock")).expect("a lock"), FlockArg::LockExclusive)
             .expect("locks");
     // The folder of sockets must be short; the content is moved to a place that lasts.
-    let ready = shared.join("home-3");
+    let ready = shared.join("home-4");
     if !ready.join("done").exists() {
         let _ = fs::remove_dir_all(&ready);
         let home = Home::outside();
-        home.write(&format!("{IMAGE}{NET_IMAGE}"));
+        home.write(&format!("{IMAGE}{NET_IMAGE}{WORK_IMAGE}"));
         home.ok(&["apply"]);
         home.ok(&["image", "build", "debian-bookworm"]);
         let systemd = root().join("examples/systemd.kdl");

@@ -11,3 +11,4 @@ mod network;
 mod oci;
 mod run;
 mod ssh;
+mod workspace;

@@ -1,5 +1,7 @@
 //! The arguments of every command.
 
+pub(crate) mod workspace;
+
 use banger_wire::id::Name;
 use banger_wire::net::Egress;
 use banger_wire::size::Mib;
@@ -16,7 +18,7 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// The project; the Bangerfile's, or its folder's, if not given
     #[arg(short, long, global = true)]
@@ -46,6 +48,9 @@ pub(crate) enum Command {
         /// Refuse whatever is not as Bangerfile.lock says
         #[arg(long)]
         frozen: bool,
+        /// Go on with every change of the file, and ship every change of its workspaces, until interrupted
+        #[arg(long, conflicts_with_all = ["dry_run", "no_wait"])]
+        watch: bool,
     },
     /// Write down what the file's references led to, in Bangerfile.lock
     Lock {
@@ -116,8 +121,27 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Vm {
-    /// Run a command in a fresh sandbox that is removed afterwards
+    /// Run a command in a fresh sandbox that is removed afterwards; in a repository's folder, if one is named
     Run {
+        /// A git repository to ship into it. What was done there is kept below refs/banger/ when the sandbox goes
+        path: Option<PathBuf>,
+        #[command(flatten)]
+        ship: workspace::Ship,
+        /// Only list what would be shipped
+        #[arg(long, requires = "path")]
+        dry_run: bool,
+        /// Ship every change of the repository for as long as the command runs
+        #[arg(long, requires = "path")]
+        sync: bool,
+        /// Do not keep what was done there
+        #[arg(long, requires = "path")]
+        discard: bool,
+        /// Leave the sandbox running, and print its name
+        #[arg(short, long, conflicts_with_all = ["command", "sync", "discard", "env", "workdir", "user", "no_tty"])]
+        detach: bool,
+        /// Its name
+        #[arg(long, requires = "detach")]
+        name: Option<Name>,
         #[command(flatten)]
         shape: Shape,
         #[command(flatten)]
@@ -130,6 +154,10 @@ pub(crate) enum Vm {
     Create {
         /// Its name
         name: Name,
+        /// A git repository to ship into it
+        path: Option<PathBuf>,
+        #[command(flatten)]
+        ship: workspace::Ship,
         #[command(flatten)]
         shape: Shape,
         /// Return at once
@@ -177,6 +205,11 @@ pub(crate) enum Vm {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// What a sandbox did with the repository that was shipped into it, and the way back
+    #[command(subcommand)]
+    Workspace(workspace::Workspace),
+    /// Copy files into a sandbox, or out of it
+    Cp(workspace::Copy),
     /// Show which ports listen in a sandbox, and which are published
     Ports {
         /// Which

@@ -18,6 +18,7 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// # Errors
 /// When one is not there, leads out of the folder, or is no file or folder.
 pub(crate) fn complete(spec: &mut Spec, folder: &Path) -> Result<()> {
+    complete_workspaces(spec, folder)?;
     let images = spec.images.values_mut().filter_map(|image| match &mut image.source {
         ImageSource::Path(file) => Some(file),
         ImageSource::Debian(_) | ImageSource::Oci(_) => None,
@@ -40,6 +41,25 @@ pub(crate) fn complete(spec: &mut Spec, folder: &Path) -> Result<()> {
                 .into());
         }
         **file = stamped(&whole)?;
+    }
+    Ok(())
+}
+
+/// Makes the folders of workspaces whole. They are below the file's folder, or it.
+fn complete_workspaces(spec: &mut Spec, folder: &Path) -> Result<()> {
+    for workspace in spec.sandboxes.values_mut().filter_map(|sandbox| sandbox.workspace.as_mut()) {
+        let folder = fs::canonicalize(folder)?;
+        let whole = whole(&folder.join(&workspace.folder))?;
+        if !whole.starts_with(&folder) {
+            let message = format!("{} is not below {}", workspace.folder, folder.display());
+            return Err(Failure::new(FAILED, message)
+                .hint("a Bangerfile ships what is beside it; or: banger vm run PATH")
+                .into());
+        }
+        let text = whole.to_str();
+        let text =
+            text.ok_or_else(|| Failure::new(FAILED, format!("{} is not UTF-8", whole.display())))?;
+        workspace.folder = text.to_string();
     }
     Ok(())
 }

@@ -107,7 +107,13 @@ pub(crate) async fn carry(
             Kind::Stdin => {}
             Kind::Control => match serde_json::from_slice(&frame.payload)? {
                 Reply::Taken => window.add_permits(1),
-                Reply::Started | Reply::State(_) | Reply::Done | Reply::Ports { .. } => {}
+                Reply::Started
+                | Reply::State(_)
+                | Reply::Done
+                | Reply::Into { .. }
+                | Reply::Took { .. }
+                | Reply::Workspace { .. }
+                | Reply::Ports { .. } => {}
                 Reply::Exit { code } => break code,
                 Reply::Failed { message } => bail!("{message}"),
             },

@@ -1,5 +1,7 @@
 //! `apply`, `plan`, `status`, `destroy`: the file and what is.
 
+use super::watch::{Folders, folders_of};
+use super::workspace::push_once;
 use super::{agree, follow, project_or_default};
 use crate::arguments::Global;
 use crate::client::Client;
@@ -7,8 +9,10 @@ use crate::failure::{Failure, REFUSED, USAGE};
 use crate::project::Bangerfile;
 use crate::{lock, project, show};
 use anyhow::Result;
-use banger_wire::api::{Applied, Apply, Destroy, Status};
+use banger_wire::api::{Applied, Apply, Destroy, Phase, Status};
 use banger_wire::id::Name;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn read(global: &Global) -> Result<(Bangerfile, Name, banger_schema::Spec)> {
@@ -45,17 +49,71 @@ async fn plan_with(global: &Global, frozen: bool) -> Result<ExitCode> {
     Ok(ExitCode::from(if changes { USAGE } else { 0 }))
 }
 
+pub(super) async fn dry_run(global: &Global, frozen: bool) -> Result<ExitCode> {
+    plan_with(global, frozen).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Applies the file, and again whenever it changes; ships every change of its workspaces.
+pub(super) async fn follow_file(global: &Global, yes: bool, frozen: bool) -> Result<ExitCode> {
+    apply(global, yes, false, frozen).await?;
+    let client = Client::connect().await?;
+    let mut folders = Folders::new();
+    let mut before = read(global)?.0.text;
+    loop {
+        // A file that cannot be read now is being written: what was watched is watched on.
+        if let Ok((file, _, spec)) = read(global) {
+            let path = std::fs::canonicalize(&file.path)?;
+            let mut all: BTreeSet<PathBuf> = path.parent().map(PathBuf::from).into_iter().collect();
+            for workspace in
+                spec.sandboxes.values().filter_map(|sandbox| sandbox.workspace.as_ref())
+            {
+                all.extend(folders_of(workspace)?);
+            }
+            folders.set(all);
+        }
+        tokio::select! {
+            () = folders.changed() => {}
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        if let Err(error) = follow_once(global, &client, yes, frozen, &mut before).await {
+            // The next change may mend it.
+            crate::failure::show(&error);
+        }
+    }
+}
+
+/// One look after a change.
+async fn follow_once(
+    global: &Global,
+    client: &Client,
+    yes: bool,
+    frozen: bool,
+    before: &mut String,
+) -> Result<()> {
+    let (file, project, spec) = read(global)?;
+    if file.text != *before {
+        before.clone_from(&file.text);
+        apply(global, yes, false, frozen).await?;
+    }
+    let status: Status = client.get(&format!("/v1/status?project={project}")).await?;
+    for found in status.sandboxes.iter().filter(|found| found.phase == Phase::Ready) {
+        if spec.sandboxes.get(&found.name).is_some_and(|sandbox| sandbox.workspace.is_some()) {
+            push_once(client, found, true).await?;
+        }
+    }
+    Ok(())
+}
+
 pub(super) async fn apply(
     global: &Global,
     yes: bool,
-    dry_run: bool,
     no_wait: bool,
     frozen: bool,
 ) -> Result<ExitCode> {
-    if dry_run {
-        plan_with(global, frozen).await?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let (file, project, spec) = read(global)?;
     let client = Client::connect().await?;
     let spec = lock::locked(&client, &file, spec, frozen).await?;

@@ -2,11 +2,15 @@
 
 mod artifact;
 mod catalog;
+mod copy;
 mod declare;
 mod look;
+mod run;
 mod ssh;
 mod text;
 mod vm;
+mod watch;
+mod workspace;
 
 use crate::arguments::{Arguments, Command};
 use crate::client::Client;
@@ -25,8 +29,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Check => text::check(&global),
         Command::Fmt { check } => text::format(&global, check),
         Command::Init => text::init(&global),
-        Command::Apply { yes, dry_run, no_wait, frozen } => {
-            declare::apply(&global, yes, dry_run, no_wait, frozen).await
+        Command::Apply { dry_run: true, frozen, .. } => declare::dry_run(&global, frozen).await,
+        Command::Apply { yes, frozen, watch: true, .. } => {
+            declare::follow_file(&global, yes, frozen).await
+        }
+        Command::Apply { yes, no_wait, frozen, .. } => {
+            declare::apply(&global, yes, no_wait, frozen).await
         }
         Command::Lock { update } => declare::lock(&global, &update).await,
         Command::Plan => declare::plan(&global).await,

@@ -1,18 +1,16 @@
 //! `vm …` and `ps`: each writes a small spec or looks at one sandbox.
 
 use super::artifact::{kernel_declaration, picture_declaration};
-use super::{agree, follow, look, ssh};
+use super::{agree, copy, follow, look, ssh, workspace};
 use crate::arguments::{Global, How, Shape, Target, Vm};
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, REFUSED};
 use crate::{project, show, terminal};
 use anyhow::Result;
 use banger_schema::Spec;
-use banger_schema::spec::{NetworkSpec, SandboxSpec};
+use banger_schema::spec::{NetworkSpec, SandboxSpec, WorkspaceSpec};
 use banger_wire::agent::{Exec, Tty};
-use banger_wire::api::{Applied, Edit, Event, Run, SandboxStatus, Status};
-use banger_wire::derive::RUN_PROJECT;
-use banger_wire::frame::Kind;
+use banger_wire::api::{Applied, Edit, SandboxStatus, Status};
 use banger_wire::id::Name;
 use banger_wire::stream::{Reader, send_message};
 use http_body_util::BodyExt;
@@ -22,8 +20,20 @@ use std::process::ExitCode;
 
 pub(super) async fn run(global: &Global, command: Vm) -> Result<ExitCode> {
     match command {
-        Vm::Run { shape, how, command } => run_once(global, &shape, how, command).await,
-        Vm::Create { name, shape, no_wait } => create(global, name, &shape, no_wait).await,
+        Vm::Run { path, ship, dry_run: true, .. } => {
+            super::run::list(global, path.as_deref(), &ship)
+        }
+        Vm::Run { path, ship, detach: true, name, shape, .. } => {
+            super::run::detached(global, name, path.as_deref(), &ship, &shape).await
+        }
+        Vm::Run { path, ship, sync, discard, shape, how, command, .. } => {
+            let repository = super::run::Repository { path, ship, sync, discard };
+            super::run::once(global, &repository, &shape, how, command).await
+        }
+        Vm::Create { name, path, ship, shape, no_wait } => {
+            let workspace = super::run::workspace(path.as_deref(), &ship)?;
+            create(global, name, workspace, &shape, no_wait).await
+        }
         Vm::Start(target) => edit(global, target, |name| Edit::Start { name }).await,
         Vm::Stop(target) => edit(global, target, |name| Edit::Stop { name }).await,
         Vm::Restart(target) => edit(global, target, |name| Edit::Restart { name }).await,
@@ -33,6 +43,8 @@ pub(super) async fn run(global: &Global, command: Vm) -> Result<ExitCode> {
         Vm::Show { name } => show_one(global, &name).await,
         Vm::Exec { name, how, command } => exec(global, &name, how, command).await,
         Vm::Ssh { name, arguments } => ssh_into(global, &name, &arguments).await,
+        Vm::Workspace(command) => workspace::run(global, command).await,
+        Vm::Cp(copy) => copy::run(global, &copy).await,
         Vm::Ports { name } => look::ports(global, &name).await,
         Vm::Stats { name, watch } => look::stats(global, name.as_ref(), watch).await,
         Vm::Logs { name, follow } => logs(global, &name, follow).await,
@@ -127,7 +139,7 @@ async fn edit(
     Ok(ExitCode::SUCCESS)
 }
 
-fn shaped(shape: &Shape) -> SandboxSpec {
+pub(super) fn shaped(shape: &Shape) -> SandboxSpec {
     let mut spec = SandboxSpec::new(shape.image.name());
     spec.kernel = shape.kernel.clone();
     spec.cpus = shape.cpus.unwrap_or(spec.cpus);
@@ -143,7 +155,7 @@ fn shaped(shape: &Shape) -> SandboxSpec {
 }
 
 /// The image and the networks that a command names.
-async fn declared(client: &Client, global: &Global, shape: &Shape) -> Result<Spec> {
+pub(super) async fn declared(client: &Client, global: &Global, shape: &Shape) -> Result<Spec> {
     let mut spec = picture_declaration(client, global, &shape.image).await?;
     let kernel = kernel_declaration(client, global, shape.kernel.as_ref()).await?;
     spec.kernels.extend(kernel.kernels);
@@ -151,10 +163,17 @@ async fn declared(client: &Client, global: &Global, shape: &Shape) -> Result<Spe
     Ok(spec)
 }
 
-async fn create(global: &Global, name: Name, shape: &Shape, no_wait: bool) -> Result<ExitCode> {
+pub(super) async fn create(
+    global: &Global,
+    name: Name,
+    workspace: Option<WorkspaceSpec>,
+    shape: &Shape,
+    no_wait: bool,
+) -> Result<ExitCode> {
     let client = Client::connect().await?;
     let mut spec = declared(&client, global, shape).await?;
-    spec.sandboxes.insert(name.clone(), shaped(shape));
+    let sandbox = SandboxSpec { workspace, ..shaped(shape) };
+    spec.sandboxes.insert(name.clone(), sandbox);
     let project = global.project.clone().unwrap_or_else(project::default);
     let applied: Applied =
         client.post(&format!("/v1/projects/{project}/edit"), &Edit::Create { spec }).await?;
@@ -169,7 +188,7 @@ async fn create(global: &Global, name: Name, shape: &Shape, no_wait: bool) -> Re
     Ok(ExitCode::SUCCESS)
 }
 
-fn wanted(how: How, command: Vec<String>, tty: Option<Tty>) -> Exec {
+pub(super) fn wanted(how: How, command: Vec<String>, tty: Option<Tty>) -> Exec {
     let argv =
         if command.is_empty() { vec!["/bin/sh".to_string(), "-l".to_string()] } else { command };
     Exec { argv, env: how.env.into_iter().collect(), cwd: how.workdir, user: how.user, tty }
@@ -178,10 +197,20 @@ fn wanted(how: How, command: Vec<String>, tty: Option<Tty>) -> Exec {
 async fn exec(global: &Global, name: &Name, how: How, command: Vec<String>) -> Result<ExitCode> {
     let client = Client::connect().await?;
     let found = find(&client, global, name, true).await?;
+    exec_in(&client, &found, how, command).await
+}
+
+/// Runs a command in a sandbox that was found.
+pub(super) async fn exec_in(
+    client: &Client,
+    found: &SandboxStatus,
+    how: How,
+    command: Vec<String>,
+) -> Result<ExitCode> {
     let tty = terminal::wanted(how.no_tty);
     let on_terminal = tty.is_some();
     let exec = wanted(how, command, tty);
-    let path = format!("/v1/projects/{}/sandboxes/{name}/exec", found.project);
+    let path = format!("/v1/projects/{}/sandboxes/{}/exec", found.project, found.name);
     let (read, mut write) = tokio::io::split(client.upgrade(&path).await?);
     send_message(&mut write, &exec).await?;
     Ok(ExitCode::from(terminal::carry(Reader::new(read), write, on_terminal).await?))
@@ -191,60 +220,6 @@ async fn ssh_into(global: &Global, name: &Name, arguments: &[String]) -> Result<
     let client = Client::connect().await?;
     let found = find(&client, global, name, true).await?;
     ssh::into(&format!("{}.{}.vm", found.name, found.project), arguments).await
-}
-
-/// A name for a sandbox that nobody has to type.
-fn fresh_name() -> Name {
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let number = (now.as_nanos() ^ (u128::from(std::process::id()) << 20)) & 0xffff_ffff;
-    Name::new(format!("run-{number:08x}")).expect("a valid name")
-}
-
-async fn run_once(
-    global: &Global,
-    shape: &Shape,
-    how: How,
-    command: Vec<String>,
-) -> Result<ExitCode> {
-    let client = Client::connect().await?;
-    let mut spec = declared(&client, global, shape).await?;
-    let name = fresh_name();
-    spec.sandboxes.insert(name.clone(), shaped(shape));
-    let tty = terminal::wanted(how.no_tty);
-    let on_terminal = tty.is_some();
-    // On a terminal and without a command it is a session by SSH, where there is one to be had.
-    let plain = how.env.is_empty() && how.workdir.is_none() && how.user.is_none();
-    let by_ssh = command.is_empty() && on_terminal && plain && ssh::command()?.is_some();
-    let exec = (!by_ssh).then(|| wanted(how, command, tty));
-    let run = Run { spec, exec };
-    let path = format!("/v1/projects/{RUN_PROJECT}/run");
-    let (read, mut write) = tokio::io::split(client.upgrade(&path).await?);
-    send_message(&mut write, &run).await?;
-    let mut reader = Reader::new(read);
-    // What takes long is shown; a boot that takes as long as boots take is not worth a line.
-    let mut happening = show::Happening::new(global.json || !std::io::stderr().is_terminal());
-    loop {
-        let Some(frame) = reader.next().await? else {
-            return Err(Failure::new(crate::failure::UNREACHABLE, "the daemon went away").into());
-        };
-        if frame.kind != Kind::Control {
-            continue;
-        }
-        let event: Event = serde_json::from_slice(&frame.payload)?;
-        happening.event(&event);
-        if let Event::Settled { ok, problems } = event {
-            happening.end();
-            if !ok {
-                return Err(show::failure(problems).into());
-            }
-            if by_ssh {
-                // The sandbox lives until this returns: its connection is held meanwhile.
-                return ssh::into(&format!("{name}.{RUN_PROJECT}.vm"), &[]).await;
-            }
-            return Ok(ExitCode::from(terminal::carry(reader, write, on_terminal).await?));
-        }
-    }
 }
 
 async fn show_one(global: &Global, name: &Name) -> Result<ExitCode> {

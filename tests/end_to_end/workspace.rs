@@ -1,0 +1,248 @@
+//! A repository goes into a sandbox, work is done there, and it comes back.
+
+use super::home::{Home, WORK_IMAGE, can_run};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The host's git, as its user has it set.
+fn git(folder: &Path, arguments: &[&str]) -> String {
+    let output = Command::new("git")
+        .current_dir(folder)
+        .args(arguments)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .output()
+        .expect("git runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "git {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).trim_end().to_string()
+}
+
+/// Everything below a folder: kind, permissions, times and content of each.
+pub(crate) fn snapshot(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut all = BTreeMap::new();
+    let mut todo = vec![folder.to_path_buf()];
+    while let Some(next) = todo.pop() {
+        for entry in fs::read_dir(&next).expect("reads").flatten() {
+            let (path, meta) = (entry.path(), entry.metadata().expect("there"));
+            let facts =
+                format!("{:o} {} {}.{}", meta.mode(), meta.len(), meta.mtime(), meta.mtime_nsec());
+            let content = if meta.is_dir() {
+                todo.push(path.clone());
+                String::new()
+            } else if meta.is_symlink() {
+                fs::read_link(&path).expect("a link").display().to_string()
+            } else {
+                format!("{:?}", fs::read(&path).expect("reads"))
+            };
+            all.insert(
+                path.strip_prefix(folder).expect("below").to_path_buf(),
+                format!("{facts} {content}"),
+            );
+        }
+    }
+    all
+}
+
+/// As [`snapshot`], without git's own folder.
+fn files(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut all = snapshot(folder);
+    all.retain(|path, _| !path.starts_with(".git"));
+    all
+}
+
+impl Home {
+    /// Runs a shell line in a sandbox; what it printed.
+    fn inside(&self, name: &str, line: &str) -> String {
+        self.ok(&["vm", "exec", name, "--", "/bin/sh", "-ec", line])
+    }
+}
+
+/// A copy of this repository, with somebody who works in it.
+fn clone(home: &Home) -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a parent");
+    let repo = home.path().join("repo");
+    git(home.path(), &["clone", "-q", &here.display().to_string(), "repo"]);
+    git(&repo, &["config", "user.name", "Ada Example"]);
+    git(&repo, &["config", "user.email", "ada@example.org"]);
+    repo
+}
+
+/// The loop that people who let agents work in sandboxes go through, on this repository.
+#[test]
+fn work_that_was_done_in_a_sandbox_comes_back() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    home.write(WORK_IMAGE);
+    let repo = clone(&home);
+    // What the host has not committed goes along; what git does not track and what it ignores does not.
+    fs::write(repo.join("README.md"), "changed on the host\n").expect("writes");
+    fs::write(repo.join(".env"), "TOKEN=secret\n").expect("writes");
+    fs::write(repo.join("notes"), "untracked\n").expect("writes");
+    fs::create_dir_all(repo.join("target")).expect("a folder");
+    fs::write(repo.join("target/built"), "ignored\n").expect("writes");
+    git(&repo, &["remote", "set-url", "origin", "https://user:token@example.org/repo"]);
+    let before = snapshot(&repo);
+    let listed = home.ok(&["vm", "run", "repo", "--dry-run"]);
+    assert!(listed.lines().any(|line| line == "Cargo.toml"), "{listed}");
+    assert!(!listed.contains("notes") && !listed.contains(".env"), "{listed}");
+
+    let name = home.ok(&["vm", "run", "-d", "repo", "--image", "work", "--name", "dev"]);
+    assert_eq!(name.trim(), "dev");
+    assert_eq!(snapshot(&repo), before, "shipping changes nothing here");
+    let inside = |line: &str| home.inside("dev", line);
+    assert_eq!(inside("pwd"), "/work\n", "commands start there");
+    assert_eq!(inside("git status --short"), " M README.md\n", "git says there what it says here");
+    assert_eq!(inside("git rev-parse HEAD").trim(), git(&repo, &["rev-parse", "HEAD"]));
+    assert_eq!(
+        inside("git rev-parse --abbrev-ref HEAD").trim(),
+        git(&repo, &["rev-parse", "--abbrev-ref", "HEAD"])
+    );
+    assert_eq!(inside("git fsck --full 2>&1 | grep -v '^notice' || true"), "");
+    assert_eq!(
+        inside("git config user.name; git config user.email"),
+        "Ada Example\nada@example.org\n"
+    );
+    assert_eq!(
+        inside("git remote; cat .git/config | grep -c token || true"),
+        "0\n",
+        "no remote, no credential"
+    );
+    assert_eq!(inside("ls -a | grep -c -e '^.env$' -e notes -e target || true"), "0\n");
+    assert_eq!(inside("test -x tests/run && echo yes"), "yes\n");
+    assert_eq!(
+        home.ok(&["vm", "workspace", "status", "dev"]).lines().last(),
+        Some("nothing changed")
+    );
+
+    // Two commits by different people, an index that is the guest's own, and what is not committed.
+    inside(
+        "echo one > one; git add one; git commit -qm 'first: add one'\n\
+         git -c user.name='Grace Other' -c user.email=grace@example.org commit -q --allow-empty -m 'second, by another'\n\
+         echo staged > staged; git add staged\n\
+         echo 'not committed' >> README.md; echo new > new.txt; printf 'a\\0b' > binary\n\
+         rm CONTRIBUTING.md; chmod +x LICENSE; ln -s one link\n\
+         mkdir -p target; echo x > target/x; mkdir -p deep/er; echo deep > deep/er/file",
+    );
+    let index = inside("sha256sum .git/index; git status --short");
+    let status = home.ok(&["vm", "workspace", "status", "dev"]);
+    assert!(status.contains("2 commits on"), "{status}");
+    assert!(status.contains("Ada Example: first: add one"), "{status}");
+    let diff = home.ok(&["vm", "workspace", "diff", "dev"]);
+    for part in [
+        "+not committed",
+        "b/new.txt",
+        "b/one",
+        "b/deep/er/file",
+        "Binary files",
+        "deleted file",
+        "new mode 100755",
+    ] {
+        assert!(diff.contains(part), "{part} in {diff}");
+    }
+    assert!(!diff.contains("target/"), "{diff}");
+    assert!(!diff.contains("changed on the host\n-"), "what was shipped is the base");
+    let stat = home.ok(&["vm", "workspace", "diff", "dev", "--stat", "repo/one"]);
+    assert!(!stat.contains("new.txt"), "{stat}");
+    assert_eq!(
+        inside("sha256sum .git/index; git status --short"),
+        index,
+        "the guest's index was not touched"
+    );
+
+    // A patch that makes of the shipped files what the guest has.
+    let patch = home.ok(&["vm", "workspace", "export", "dev"]);
+    let copy = home.path().join("copy");
+    fs::create_dir(&copy).expect("a folder");
+    for file in git(&repo, &["ls-files"]).lines() {
+        fs::create_dir_all(copy.join(file).parent().expect("a parent")).expect("a folder");
+        fs::copy(repo.join(file), copy.join(file)).expect("copies");
+    }
+    fs::write(home.path().join("patch"), patch).expect("writes");
+    git(&copy, &["apply", "--unsafe-paths", &home.path().join("patch").display().to_string()]);
+    assert_eq!(fs::read(copy.join("binary")).expect("there"), b"a\0b");
+    assert!(!copy.join("CONTRIBUTING.md").exists());
+
+    // LICENSE became executable: that needs a yes.
+    let said = home.banger(&["vm", "workspace", "pull", "dev", "--as-branch", "agent/one"]);
+    assert_eq!(said.code, 4, "{}{}", said.out, said.err);
+    assert!(said.err.contains("LICENSE"), "{}", said.err);
+    let tree = files(&repo);
+    home.ok(&["vm", "workspace", "pull", "dev", "--as-branch", "agent/one", "--yes"]);
+    assert_eq!(files(&repo), tree, "no file here moved");
+    let log = git(&repo, &["log", "--format=%an <%ae> %s", "agent/one", "-3"]);
+    let expected = "Ada Example <ada@example.org> What was not committed in the sandbox\n\
+        Grace Other <grace@example.org> second, by another\nAda Example <ada@example.org> first: add one";
+    assert_eq!(log, expected);
+    assert_eq!(git(&repo, &["rev-parse", "agent/one~3"]), git(&repo, &["rev-parse", "HEAD"]));
+    assert_eq!(git(&repo, &["show", "agent/one:new.txt"]), "new");
+    assert_eq!(git(&repo, &["show", "agent/one:staged"]), "staged");
+    assert!(git(&repo, &["fsck", "--full", "--strict"]).is_empty());
+    assert_eq!(git(&repo, &["status", "--short"]), " M README.md\n?? .env\n?? notes");
+    let mut moved = snapshot(&repo);
+    moved.retain(|path, facts| before.get(path) != Some(facts));
+    let elsewhere = |path: &&PathBuf| {
+        !["objects", "refs", "logs"]
+            .iter()
+            .any(|part| path.starts_with(Path::new(".git").join(part)))
+            && *path != Path::new(".git")
+    };
+    assert_eq!(moved.keys().filter(elsewhere).collect::<Vec<_>>(), Vec::<&PathBuf>::new());
+    let references = git(&repo, &["for-each-ref", "--format=%(refname)", "refs/banger"]);
+    assert!(references.lines().all(|name| name.starts_with("refs/banger/dev/")), "{references}");
+
+    // Onto the files themselves, and only where nothing moved.
+    fs::write(repo.join("Cargo.toml"), "changed meanwhile\n").expect("writes");
+    inside("echo theirs >> Cargo.toml");
+    let tree = files(&repo);
+    let said = home.banger(&["vm", "workspace", "apply", "dev", "--yes", "--symlinks"]);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    assert!(said.err.contains("Cargo.toml (it changed here since it was shipped)"), "{}", said.err);
+    assert_eq!(files(&repo), tree, "all or nothing");
+    inside("git checkout -q Cargo.toml");
+    let said = home.banger(&["vm", "workspace", "apply", "dev", "--yes"]);
+    assert!(said.err.contains("link (a link to one"), "{}", said.err);
+    assert_eq!(files(&repo), tree);
+    home.ok(&["vm", "workspace", "apply", "dev", "--yes", "--symlinks"]);
+    assert_eq!(
+        fs::read_to_string(repo.join("README.md")).expect("there"),
+        "changed on the host\nnot committed\n"
+    );
+    assert_eq!(fs::read_to_string(repo.join("Cargo.toml")).expect("there"), "changed meanwhile\n");
+    assert!(!repo.join("CONTRIBUTING.md").exists());
+    assert_eq!(
+        fs::metadata(repo.join("LICENSE")).expect("there").permissions().mode() & 0o777,
+        0o755
+    );
+    assert_eq!(fs::read_link(repo.join("link")).expect("a link"), Path::new("one"));
+    let again = home.ok(&["vm", "workspace", "apply", "dev", "--yes", "--symlinks"]);
+    assert!(again.contains("0 files"), "{again}");
+
+    // What changed here goes there, but for what changed there too.
+    inside("echo mine > notes2; echo mine >> SECURITY.md");
+    fs::write(repo.join("Cargo.toml"), "once more\n").expect("writes");
+    let said = home.banger(&["vm", "workspace", "push", "dev"]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert_eq!(inside("cat Cargo.toml"), "once more\n");
+    fs::write(repo.join("Cargo.toml"), "here\n").expect("writes");
+    inside("echo there > Cargo.toml");
+    let said = home.banger(&["vm", "workspace", "push", "dev"]);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    assert!(said.err.contains("Cargo.toml: it changed in the sandbox"), "{}", said.err);
+    assert_eq!(inside("cat Cargo.toml"), "there\n");
+
+    // All of it survives the daemon, the guest's restart, and is gone with the sandbox.
+    home.kill_daemon();
+    home.ok(&["vm", "restart", "dev", "-p", "default"]);
+    assert_eq!(inside("cat Cargo.toml; pwd"), "there\n/work\n");
+    let status = home.ok(&["vm", "workspace", "status", "dev"]);
+    assert!(status.contains("2 commits on"), "{status}");
+    home.ok(&["vm", "delete", "dev", "--yes", "-p", "default"]);
+    home.assert_nothing_left();
+}
