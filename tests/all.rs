@@ -10,5 +10,6 @@ mod namespace;
 mod property;
 mod registry;
 mod resolver;
+mod returns;
 mod scenario;
 mod walls;

@@ -42,7 +42,15 @@ fn the_packages_depend_on_each_other_in_one_direction() {
         ("banger-agent", &["banger-tree", "banger-wire"]),
         (
             "banger-tests",
-            &["banger-plan", "banger-reconciler", "banger-rootfs", "banger-schema", "banger-wire"],
+            &[
+                "banger-plan",
+                "banger-reconciler",
+                "banger-rootfs",
+                "banger-schema",
+                "banger-tree",
+                "banger-wire",
+                "banger-workspace",
+            ],
         ),
     ]);
     let packages = packages();

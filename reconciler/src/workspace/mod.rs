@@ -292,17 +292,19 @@ async fn commits(
     };
     let returned = apart(move || {
         back::forget(&kept)?;
+        let mut refused = Vec::new();
         if has {
             let taken = back::commits(&kept, &bundle);
             let removed = std::fs::remove_file(&bundle);
-            taken?;
+            refused = taken?;
             removed.map_err(|error| WorkspaceError::Io(bundle, error))?;
         }
-        back::returned(&kept, &manifest, &changes, branch)
+        let mut returned = back::returned(&kept, &manifest, &changes, branch)?;
+        returned.left_out.append(&mut refused);
+        returned.notes = notes;
+        Ok(returned)
     });
-    let mut returned = returned.await?;
-    returned.notes = notes;
-    Ok(returned)
+    returned.await
 }
 
 /// Where a sandbox's workspace is kept, and its guest.

@@ -12,7 +12,7 @@ use banger_tree::stage::{Stage, StageError, digest, plain, stays_beneath};
 use banger_wire::api::workspace::Returned;
 use rustix::fs::FileType;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout};
 
@@ -165,7 +165,7 @@ struct Contents {
 impl Contents {
     fn open<'a>(git: Git, objects: impl Iterator<Item = &'a str>) -> Result<Self, WorkspaceError> {
         let input: String = objects.map(|object| format!("{object}\n")).collect();
-        let mut child = git.start(&["cat-file", "--batch"], input.into_bytes())?;
+        let mut child = git.start(&["cat-file", "--batch"], Cursor::new(input))?;
         let from = child
             .stdout
             .take()

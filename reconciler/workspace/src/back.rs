@@ -6,7 +6,7 @@
 use crate::git::{Git, pieces};
 use crate::kept::{Kept, Origin};
 use crate::ship::Spool;
-use crate::{WorkspaceError, at, diff};
+use crate::{WorkspaceError, at, bundle, diff, seed};
 use banger_tree::manifest::Manifest;
 use banger_tree::name;
 use banger_tree::stage::plain;
@@ -44,6 +44,9 @@ pub fn changes(kept: &Kept, receiver: &mut Receiver<impl Read>) -> Result<Change
         let name = entry.name().to_vec();
         let refused = match name::check(&name) {
             Err(why) => Some(why.to_string()),
+            Ok(()) if is_settings(&entry) => {
+                Some("a link that git would read its settings from".into())
+            }
             Ok(()) if changes.changed.contains_key(&name) || modes.contains_key(&name) => {
                 Some("it came twice".into())
             }
@@ -83,41 +86,52 @@ pub fn changes(kept: &Kept, receiver: &mut Receiver<impl Read>) -> Result<Change
     Ok(changes)
 }
 
-/// Takes a guest's commits. `bundle` is what its git made of its branches; `head` what it says that it is at.
+/// A link that git does not take into an index.
+fn is_settings(entry: &Entry) -> bool {
+    let last = entry.name().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    matches!(entry, Entry::Link { .. }) && last.to_ascii_lowercase().starts_with(b".gitmodules")
+}
+
+/// Takes a guest's commits, from a bundle that its git made. Its header is read here, its objects by git's strictest reader;
+/// what they lead to has to be there. Gives the names that are none.
 ///
 /// # Errors
 /// When it is no bundle, has objects that git refuses, or lacks some.
-pub fn commits(kept: &Kept, bundle: &Path) -> Result<(), WorkspaceError> {
-    let git = kept.git();
-    let said = git.run(&["bundle".as_ref(), "list-heads".as_ref(), bundle.as_os_str()])?;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    let names: Vec<&str> =
-        said.lines().filter_map(|line| line.split_once(' ')).map(|(_, name)| name).collect();
-    if names.len() > MAX_BRANCHES {
+pub fn commits(kept: &Kept, bundle: &Path) -> Result<Vec<String>, WorkspaceError> {
+    let mut file = std::io::BufReader::new(at(bundle, std::fs::File::open(bundle))?);
+    let tips = bundle::tips(&mut file)?;
+    let mut refused = Vec::new();
+    let mut references = BTreeMap::new();
+    for (name, tip) in tips {
+        let wanted = name == "HEAD" || name.starts_with("refs/heads/");
+        if !wanted {
+            continue;
+        }
+        let own = format!("{GUEST}{}", name.trim_start_matches("refs/"));
+        if kept.git().line(&["check-ref-format", &own])?.is_none() {
+            refused
+                .push(format!("{}: not a name for a branch", banger_wire::text::clean_line(&name)));
+            continue;
+        }
+        references.insert(own, tip);
+    }
+    if references.len() > MAX_BRANCHES {
         return Err(WorkspaceError::Refused(format!(
             "the sandbox has more than {MAX_BRANCHES} branches with commits"
         )));
     }
-    let mut wanted = Vec::new();
-    if names.iter().any(|name| name.starts_with("refs/heads/")) {
-        wanted.push(format!("+refs/heads/*:{GUEST}heads/*"));
+    let git = kept.git();
+    git.pour(&["index-pack", "--stdin", "--fix-thin", "--strict"], file)?;
+    // Everything that is new and can be reached has to be there, down to what was shipped.
+    let mut input: String = references.values().map(|tip| format!("{tip}\n")).collect();
+    if git.line(&["rev-parse", "--verify", "-q", seed::HEAD])?.is_some() {
+        input += &format!("^{}\n", seed::HEAD);
     }
-    if names.contains(&"HEAD") {
-        wanted.push(format!("+HEAD:{GUEST}HEAD"));
-    }
-    let git = git.set("protocol.file.allow=always");
-    let arguments = [
-        "fetch",
-        "-q",
-        "--no-tags",
-        "--no-write-fetch-head",
-        "--no-auto-maintenance",
-        "--no-recurse-submodules",
-    ];
-    let mut arguments: Vec<&std::ffi::OsStr> = arguments.iter().map(std::ffi::OsStr::new).collect();
-    arguments.push(bundle.as_os_str());
-    arguments.extend(wanted.iter().map(std::ffi::OsStr::new));
-    git.run(&arguments).map(drop)
+    git.feed(&["rev-list", "--objects", "--quiet", "--stdin"], input.into_bytes())?;
+    let made: String =
+        references.iter().map(|(name, tip)| format!("update {name} {tip}\n")).collect();
+    git.feed(&["update-ref", "--stdin"], made.into_bytes())?;
+    Ok(refused)
 }
 
 /// Forgets what came back before.

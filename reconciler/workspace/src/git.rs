@@ -3,7 +3,7 @@
 
 use crate::WorkspaceError;
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{Cursor, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -111,22 +111,43 @@ impl Git {
         self.feed(arguments, Vec::new())
     }
 
-    /// Starts it with this input. What it writes is to be read.
+    /// Starts it with all that is read from here as its input. What it writes is to be read.
     ///
     /// # Errors
     /// When it cannot be started.
     pub(crate) fn start<A: AsRef<OsStr>>(
         &self,
         arguments: &[A],
-        input: Vec<u8>,
+        mut from: impl Read + Send + 'static,
     ) -> Result<Child, WorkspaceError> {
         let mut command = self.command();
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(WorkspaceError::NoGit)?;
         let stdin = child.stdin.take();
         // Fed from beside, or both could wait for the other to read. A git that does not want it all says so itself.
-        std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&input)));
+        std::thread::spawn(move || stdin.map(|mut stdin| std::io::copy(&mut from, &mut stdin)));
         Ok(child)
+    }
+
+    /// Runs it with all that is read from here as its input; what it wrote.
+    ///
+    /// # Errors
+    /// When it cannot be started, or ends badly.
+    pub(crate) fn pour<A: AsRef<OsStr>>(
+        &self,
+        arguments: &[A],
+        from: impl Read + Send + 'static,
+    ) -> Result<Vec<u8>, WorkspaceError> {
+        let output =
+            self.start(arguments, from)?.wait_with_output().map_err(WorkspaceError::NoGit)?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let what = arguments.first().map(|first| first.as_ref().to_string_lossy().into_owned());
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said =
+            said.trim().trim_start_matches("fatal: ").trim_start_matches("error: ").to_string();
+        Err(WorkspaceError::Git { what: what.unwrap_or_default(), said })
     }
 
     /// Runs it with this input; what it wrote.
@@ -138,16 +159,7 @@ impl Git {
         arguments: &[A],
         input: Vec<u8>,
     ) -> Result<Vec<u8>, WorkspaceError> {
-        let output =
-            self.start(arguments, input)?.wait_with_output().map_err(WorkspaceError::NoGit)?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        let what = arguments.first().map(|first| first.as_ref().to_string_lossy().into_owned());
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said =
-            said.trim().trim_start_matches("fatal: ").trim_start_matches("error: ").to_string();
-        Err(WorkspaceError::Git { what: what.unwrap_or_default(), said })
+        self.pour(arguments, Cursor::new(input))
     }
 
     /// As [`Git::run`], as one line of text. `None` when git ends badly: there is no such thing.

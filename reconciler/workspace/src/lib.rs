@@ -10,6 +10,7 @@
 
 pub mod apply;
 pub mod back;
+mod bundle;
 pub mod diff;
 mod git;
 pub mod kept;
