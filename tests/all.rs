@@ -9,6 +9,7 @@ mod names;
 mod namespace;
 mod property;
 mod registry;
+mod repositories;
 mod resolver;
 mod returns;
 mod scenario;

@@ -32,6 +32,9 @@ fn bangerfile() -> impl Strategy<Value = String> {
                 if volume {
                     text.push_str(&format!(" volume \"v{index}\" at=\"/data\"\n"));
                 }
+                if env == 1 {
+                    text.push_str(" workspace \".\"\n");
+                }
                 text.push_str(&format!(
                     " env A=\"{env}\"\n}}\nvolume \"v{index}\" size=\"1GiB\"\n"
                 ));
@@ -65,6 +68,7 @@ fn untouched(lab: &Lab, before: &Spec, after: &Spec) -> Vec<String> {
             spec.env = BTreeMap::new();
             spec.publish = Vec::new();
             spec.after.clear();
+            spec.workspace = None;
             spec
         };
         live(old) == live(new)
@@ -120,9 +124,9 @@ proptest! {
 }
 
 const STEPS: [&str; 4] = [
-    "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; }",
+    "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; }",
     "volume \"v\" size=\"2GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; memory \"1GiB\"; disk \"20GiB\"; publish 8001; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; }",
-    "image \"other\" { debian { packages \"git\"; }; }\nsandbox \"a\" { image \"other\"; memory \"1GiB\"; }\nsandbox \"b\" { image \"debian-bookworm\"; mode \"stopped\"; }",
+    "image \"other\" { debian { packages \"git\"; }; }\nsandbox \"a\" { image \"other\"; memory \"1GiB\"; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; mode \"stopped\"; }",
     "",
 ];
 

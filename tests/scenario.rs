@@ -336,6 +336,34 @@ fn a_failed_start_is_tried_again() {
     );
 }
 
+/// A workspace is shipped once for each disk, before the sandbox counts as ready; one that does not arrive is sent again.
+#[test]
+fn a_workspace_is_shipped_once_for_each_disk() {
+    let with = |image: &str| {
+        format!("sandbox \"web\" {{ image \"{image}\"; workspace \".\" at=\"/src\"; }}")
+    };
+    check(
+        "workspace",
+        &[
+            Do::Apply(&with("debian-bookworm")),
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::FailOnce("ship"),
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::Converge,
+            Do::KillVmm("web"),
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::ApplyWithConsent(&with("debian-trixie")),
+            Do::Converge,
+        ],
+    );
+}
+
 #[test]
 fn stop_and_remove() {
     let stopped =
