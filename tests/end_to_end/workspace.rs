@@ -1,11 +1,14 @@
 //! A repository goes into a sandbox, work is done there, and it comes back.
 
-use super::home::{Home, WORK_IMAGE, can_run};
+use super::home::{Home, IMAGE, NET_IMAGE, WORK_IMAGE, can_run};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// The host's git, as its user has it set.
 fn git(folder: &Path, arguments: &[&str]) -> String {
@@ -244,5 +247,203 @@ fn work_that_was_done_in_a_sandbox_comes_back() {
     let status = home.ok(&["vm", "workspace", "status", "dev"]);
     assert!(status.contains("2 commits on"), "{status}");
     home.ok(&["vm", "delete", "dev", "--yes", "-p", "default"]);
+    home.assert_nothing_left();
+}
+
+/// A small repository with somebody who works in it.
+fn small(home: &Home) -> PathBuf {
+    let repo = home.path().join("small");
+    fs::create_dir(&repo).expect("a folder");
+    git(&repo, &["init", "-q", "-b", "main"]);
+    git(&repo, &["config", "user.name", "Ada Example"]);
+    git(&repo, &["config", "user.email", "ada@example.org"]);
+    fs::write(repo.join("input"), "one\n").expect("writes");
+    fs::write(repo.join("Makefile"), "all:\n\ttrue\n").expect("writes");
+    fs::write(repo.join(".gitignore"), "*.log\n").expect("writes");
+    git(&repo, &["add", "."]);
+    git(&repo, &["commit", "-q", "-m", "base"]);
+    fs::write(repo.join("local"), "named\n").expect("writes");
+    repo
+}
+
+/// Images without git are most of them: files go there and come back all the same, and a run leaves nothing behind but
+/// what was done in it.
+#[test]
+fn a_run_in_a_repository_keeps_what_was_done() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    home.write(IMAGE);
+    let repo = small(&home);
+    let before = files(&repo);
+    let run = |more: &[&str], line: &str| {
+        let head = ["vm", "run", "small", "--image", "base", "--memory", "256MiB"];
+        home.banger(&[&head[..], more, &["--", "/bin/sh", "-c", line]].concat())
+    };
+    let said = run(&["--include", "local"], "pwd; cat input local; ls -a; exit 7");
+    assert_eq!(said.code, 7, "{}{}", said.out, said.err);
+    assert!(said.out.starts_with("/work\none\nnamed\n"), "{}", said.out);
+    assert!(!said.err.contains("kept"), "nothing was done: {}", said.err);
+    assert_eq!(git(&repo, &["for-each-ref", "refs/banger"]), "");
+
+    let said = run(
+        &[],
+        "echo two >> input; echo new > made; echo x > x.log; mkdir -p sub; echo deep > sub/made",
+    );
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert!(said.err.contains("kept 3 changed files: git log -p refs/banger/run-"), "{}", said.err);
+    let kept = git(&repo, &["for-each-ref", "--format=%(refname)", "refs/banger"]);
+    let work = kept.lines().find(|name| name.ends_with("/work")).expect("what was not committed");
+    assert_eq!(git(&repo, &["show", &format!("{work}:made")]), "new");
+    assert_eq!(git(&repo, &["diff", "--name-only", "HEAD", work]), "input\nmade\nsub/made");
+    assert_eq!(files(&repo), before, "no file here moved");
+
+    let said = run(&["--discard"], "echo lost > lost");
+    assert_eq!((said.code, said.err.contains("kept")), (0, false), "{}", said.err);
+    assert_eq!(git(&repo, &["for-each-ref", "--format=%(refname)", "refs/banger"]), kept);
+
+    // What cannot be shipped is said before anything is started.
+    let said = home.banger(&["vm", "run", "state", "--image", "base", "--", "true"]);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    assert!(
+        said.err.contains("is not a git repository") && said.err.contains("hint: git init"),
+        "{}",
+        said.err
+    );
+    home.assert_nothing_left();
+}
+
+/// A workspace that is in the file: shipped by `apply`, followed by `apply --watch`, kept true by the loop.
+#[test]
+fn a_workspace_in_the_file_is_kept_true() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let repo = small(&home);
+    let file = |more: &str| {
+        format!(
+            "{IMAGE}sandbox \"web\" {{\n image \"base\"\n memory \"256MiB\"\n workspace \"small\" at=\"/src\" {{\n include \"local\"\n }}\n \
+             provision \"cat input > /provisioned\"\n{more}}}\n"
+        )
+    };
+    home.write(&file(""));
+    let mut watching = home.command(&["apply", "--watch"]);
+    let watching = watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let is = |line: &'static str, expected: &'static str| {
+        move |home: &Home| {
+            home.banger(&["vm", "exec", "web", "--", "/bin/sh", "-c", line]).out == expected
+        }
+    };
+    let minute = Duration::from_secs(60);
+    home.wait(
+        "shipped before it was provisioned",
+        2 * minute,
+        is("cat /provisioned local; pwd", "one\nnamed\n/src\n"),
+    );
+    fs::write(repo.join("input"), "two\n").expect("writes");
+    home.wait("a change came", minute, is("cat input", "two\n"));
+    fs::write(repo.join("added"), "added\n").expect("writes");
+    git(&repo, &["add", "added"]);
+    home.wait("a new file came", minute, is("cat added", "added\n"));
+    fs::remove_file(repo.join("added")).expect("removes");
+    home.wait("a file went", minute, is("test -e added || echo gone", "gone\n"));
+    // An editor that writes beside and renames.
+    fs::write(repo.join("input~"), "three\n").expect("writes");
+    fs::rename(repo.join("input~"), repo.join("input")).expect("renames");
+    home.wait("a file that was replaced came", minute, is("cat input", "three\n"));
+    home.write(&file(" env GREETING=\"hello\"\n"));
+    home.wait("the file was applied again", minute, is("echo $GREETING", "hello\n"));
+    let boot = home.boot_id("web");
+    kill(Pid::from_raw(i32::try_from(watching.id()).expect("a number")), Signal::SIGINT)
+        .expect("interrupts");
+    let ended = watching.wait_with_output().expect("ends");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+
+    // Nobody watches any more: the loop ships to a new disk by itself.
+    home.ok(&["apply"]);
+    assert_eq!(home.boot_id("web"), boot, "and restarts nothing for it");
+    let other = file("")
+        .replace("image \"base\"\n", "image \"net\"\n")
+        .replace(IMAGE, &format!("{IMAGE}{NET_IMAGE}"));
+    home.write(&other);
+    home.ok(&["apply", "--yes"]);
+    assert!(is("cat input; cat /provisioned", "three\nthree\n")(&home), "shipped anew");
+    assert_eq!(home.ok(&["plan"]), "no changes\n");
+    home.write("");
+    home.ok(&["apply", "--yes"]);
+    home.assert_nothing_left();
+}
+
+/// Copies of files: whole or not at all, and what comes out of a sandbox is a stranger's.
+#[test]
+fn files_are_copied_both_ways() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    home.write(&format!("{IMAGE}sandbox \"web\" {{ image \"base\"; memory \"256MiB\"; }}"));
+    home.ok(&["apply"]);
+    let here = home.path().join("tree");
+    fs::create_dir_all(here.join("deep/er")).expect("a folder");
+    fs::write(here.join("deep/er/run"), "#!/bin/sh\necho ran\n").expect("writes");
+    fs::set_permissions(here.join("deep/er/run"), fs::Permissions::from_mode(0o755)).expect("sets");
+    let large: Vec<u8> =
+        (0..8u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(here.join("large"), &large).expect("writes");
+    fs::write(here.join("with space"), "x").expect("writes");
+    let fails = |arguments: &[&str], code: i32, why: &str| {
+        let said = home.banger(&[&["vm", "cp"], arguments].concat());
+        assert_eq!(said.code, code, "{arguments:?}: {}{}", said.out, said.err);
+        assert!(said.err.contains(why), "{arguments:?}: {}", said.err);
+    };
+    home.ok(&["vm", "cp", "tree", "web:/root"]);
+    assert_eq!(
+        home.inside("web", "/root/tree/deep/er/run; ls /root/tree"),
+        "ran\ndeep\nlarge\nwith space\n"
+    );
+    home.ok(&["vm", "cp", "tree/large", "web:/tmp/other"]);
+    // Again: it is there already, just so; other content needs a word.
+    let said = home.banger(&["vm", "cp", "tree", "web:/root"]);
+    assert!(said.code == 0 && said.err.contains("3 already so"), "{}", said.err);
+    home.inside("web", "echo changed > '/root/tree/with space'");
+    fails(&["tree", "web:/root"], 1, "tree/with space (another file) already there");
+    assert_eq!(home.inside("web", "cat '/root/tree/with space'"), "changed\n");
+    home.ok(&["vm", "cp", "--force", "tree", "web:/root"]);
+    assert_eq!(home.inside("web", "cat '/root/tree/with space'"), "x");
+    fails(&["tree", "web:/nowhere/here"], 1, "there is no folder /nowhere");
+    fails(&["missing", "web:/tmp"], 1, "missing");
+    fails(&["tree", "other"], 2, "one of the two is in a sandbox");
+    fails(&["tree", "nobody:/tmp"], 1, "there is no sandbox nobody");
+
+    home.ok(&["vm", "cp", "web:/root/tree", "back"]);
+    let compared =
+        Command::new("diff").args(["-r"]).arg(&here).arg(home.path().join("back")).status();
+    assert!(compared.expect("diff").success());
+    let mode =
+        fs::metadata(home.path().join("back/deep/er/run")).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+    home.ok(&["vm", "cp", "web:/tmp/other", "."]);
+    assert_eq!(fs::read(home.path().join("other")).expect("reads"), large);
+    fails(&["web:/root/tree", "back/none/"], 1, "there is no folder back/none");
+    fails(&["web:/missing", "."], 1, "/missing");
+    fs::write(home.path().join("other"), "mine").expect("writes");
+    fails(&["web:/tmp/other", "."], 1, "other (another file) already there");
+    assert_eq!(fs::read(home.path().join("other")).expect("reads"), b"mine");
+
+    // What a stranger may send.
+    home.inside("web", "mkdir -p /e/.git /s /l; echo x > /e/.git/config; mkfifo /s/pipe; echo s > /s/file; ln -s /etc/passwd /l/out; ln -s in /l/fine");
+    let before = snapshot(home.path().join("back").as_path());
+    fails(&["web:/e", "back"], 1, "e/.git");
+    fails(&["web:/l", "back"], 1, "l/out (a link to /etc/passwd)");
+    fails(&["--symlinks", "web:/l", "back"], 1, "l/out (a link to /etc/passwd)");
+    assert_eq!(snapshot(home.path().join("back").as_path()), before);
+    let said = home.banger(&["vm", "cp", "web:/s", "back"]);
+    assert!(said.code == 0 && said.err.contains("left out 1"), "{}", said.err);
+    home.inside("web", "rm /l/out");
+    home.ok(&["vm", "cp", "--symlinks", "web:/l", "back"]);
+    assert_eq!(fs::read_link(home.path().join("back/l/fine")).expect("a link"), Path::new("in"));
+    home.ok(&["destroy", "--yes"]);
     home.assert_nothing_left();
 }

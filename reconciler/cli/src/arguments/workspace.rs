@@ -88,7 +88,7 @@ pub(crate) struct Copy {
     /// Where to: a folder, or a new name
     pub(crate) to: String,
     /// Replace what is there and different
-    #[arg(short, long)]
+    #[arg(long)]
     pub(crate) force: bool,
     /// Bring links that stay beneath the folder, too
     #[arg(long)]

@@ -56,21 +56,19 @@ pub(super) async fn dry_run(global: &Global, frozen: bool) -> Result<ExitCode> {
 
 /// Applies the file, and again whenever it changes; ships every change of its workspaces.
 pub(super) async fn follow_file(global: &Global, yes: bool, frozen: bool) -> Result<ExitCode> {
+    let mut before = read(global)?.0.text;
     apply(global, yes, false, frozen).await?;
     let client = Client::connect().await?;
     let mut folders = Folders::new();
-    let mut before = read(global)?.0.text;
     loop {
-        // A file that cannot be read now is being written: what was watched is watched on.
-        if let Ok((file, _, spec)) = read(global) {
-            let path = std::fs::canonicalize(&file.path)?;
-            let mut all: BTreeSet<PathBuf> = path.parent().map(PathBuf::from).into_iter().collect();
-            for workspace in
-                spec.sandboxes.values().filter_map(|sandbox| sandbox.workspace.as_ref())
-            {
-                all.extend(folders_of(workspace)?);
-            }
+        // What cannot be read now is being written: what was watched is watched on.
+        if let Ok(all) = watched(global) {
             folders.set(all);
+        }
+        // Also the first time: something may have changed before anybody watched.
+        if let Err(error) = follow_once(global, &client, yes, frozen, &mut before).await {
+            // The next change may mend it.
+            crate::failure::show(&error);
         }
         tokio::select! {
             () = folders.changed() => {}
@@ -79,11 +77,18 @@ pub(super) async fn follow_file(global: &Global, yes: bool, frozen: bool) -> Res
                 return Ok(ExitCode::SUCCESS);
             }
         }
-        if let Err(error) = follow_once(global, &client, yes, frozen, &mut before).await {
-            // The next change may mend it.
-            crate::failure::show(&error);
-        }
     }
+}
+
+/// The folders of the file and of its workspaces.
+fn watched(global: &Global) -> Result<BTreeSet<PathBuf>> {
+    let (file, _, spec) = read(global)?;
+    let path = std::fs::canonicalize(&file.path)?;
+    let mut all: BTreeSet<PathBuf> = path.parent().map(PathBuf::from).into_iter().collect();
+    for workspace in spec.sandboxes.values().filter_map(|sandbox| sandbox.workspace.as_ref()) {
+        all.extend(folders_of(workspace)?);
+    }
+    Ok(all)
 }
 
 /// One look after a change.

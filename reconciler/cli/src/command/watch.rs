@@ -96,16 +96,17 @@ pub(super) async fn push(
     let mut folders = Folders::new();
     loop {
         folders.set(folders_of(workspace)?);
+        // Also the first time: something may have changed before anybody watched. One that cannot be shipped now may be
+        // mended by the next change.
+        if let Err(error) = push_once(client, found, true).await {
+            crate::failure::show(&error);
+        }
         tokio::select! {
             () = folders.changed() => {}
             interrupted = tokio::signal::ctrl_c() => {
                 interrupted?;
                 return Ok(ExitCode::SUCCESS);
             }
-        }
-        // One that cannot be shipped now may be mended by the next change.
-        if let Err(error) = push_once(client, found, true).await {
-            crate::failure::show(&error);
         }
     }
 }
