@@ -1,8 +1,8 @@
 //! Repositories of every kind, shipped to a guest that is a folder, where the real git looks at what came.
 
 use banger_tree::beneath::Beneath;
-use banger_tree::stage::{Rules, take};
 use banger_tree::stream::{Entry, Limits, Receiver, Sender};
+use banger_tree::take::{Rules, take};
 use banger_workspace::kept::Kept;
 use banger_workspace::ship::{self, What};
 use banger_workspace::{back, listing};
@@ -106,7 +106,7 @@ impl Lab {
         let root = Beneath::open(&self.guest()).expect("opens");
         let rules = Rules { links: true, force: false, hostile: false };
         let mut receiver = Receiver::new(bytes.as_slice(), Limits::NONE);
-        take(&mut receiver, &root, rules, None, None).expect("takes");
+        take(&mut receiver, &root, rules, None, None, None).expect("takes");
     }
 
     /// What the guest's git says is not as it was committed.
@@ -198,7 +198,7 @@ fn only_what_is_named_is_shipped_besides() {
     let shipped = |lab: &Lab, include: &[&str]| {
         let include: Vec<String> = include.iter().map(ToString::to_string).collect();
         let scratch = tempfile::tempdir().expect("a folder");
-        let listed = listing::list(&lab.repo(), &include, &scratch.path().join("x"));
+        let listed = listing::list(&lab.repo(), &include, true, &scratch.path().join("x"));
         let listed = listed.map_err(|error| error.whole())?;
         let items = listed.items.iter().map(|i| String::from_utf8_lossy(&i.name).into_owned());
         Ok::<_, String>((items.collect::<BTreeSet<_>>(), listed.left_out))

@@ -186,7 +186,7 @@ fn work_that_was_done_in_a_sandbox_comes_back() {
     assert_eq!(git(&repo, &["rev-parse", "agent/one~3"]), git(&repo, &["rev-parse", "HEAD"]));
     assert_eq!(git(&repo, &["show", "agent/one:new.txt"]), "new");
     assert_eq!(git(&repo, &["show", "agent/one:staged"]), "staged");
-    assert!(git(&repo, &["fsck", "--full", "--strict"]).is_empty());
+    assert!(git(&repo, &["fsck", "--full", "--strict", "--no-dangling"]).is_empty());
     assert_eq!(git(&repo, &["status", "--short"]), " M README.md\n?? .env\n?? notes");
     let mut moved = snapshot(&repo);
     moved.retain(|path, facts| before.get(path) != Some(facts));
@@ -226,6 +226,15 @@ fn work_that_was_done_in_a_sandbox_comes_back() {
     assert_eq!(fs::read_link(repo.join("link")).expect("a link"), Path::new("one"));
     let again = home.ok(&["vm", "workspace", "apply", "dev", "--yes", "--symlinks"]);
     assert!(again.contains("0 files"), "{again}");
+    // The guest goes on from what was applied: that is no conflict, neither here nor there.
+    inside("echo 'and on' >> README.md; rm new.txt; echo back > CONTRIBUTING.md");
+    let said = home.banger(&["vm", "workspace", "push", "dev"]);
+    assert!(!said.err.contains("README.md"), "{}", said.err);
+    home.ok(&["vm", "workspace", "apply", "dev", "--yes", "--symlinks"]);
+    let readme = fs::read_to_string(repo.join("README.md")).expect("there");
+    assert_eq!(readme, "changed on the host\nnot committed\nand on\n");
+    assert!(!repo.join("new.txt").exists());
+    assert_eq!(fs::read_to_string(repo.join("CONTRIBUTING.md")).expect("there"), "back\n");
 
     // What changed here goes there, but for what changed there too.
     inside("echo mine > notes2; echo mine >> SECURITY.md");
@@ -302,6 +311,30 @@ fn a_run_in_a_repository_keeps_what_was_done() {
     let said = run(&["--discard"], "echo lost > lost");
     assert_eq!((said.code, said.err.contains("kept")), (0, false), "{}", said.err);
     assert_eq!(git(&repo, &["for-each-ref", "--format=%(refname)", "refs/banger"]), kept);
+
+    // A terminal that is closed, a client that is killed: what was done stays where it is, and comes back when it is asked for.
+    let line = "echo precious > precious; echo ready; sleep 1000";
+    let command = [
+        "vm", "run", "small", "--image", "base", "--memory", "256MiB", "--", "/bin/sh", "-c", line,
+    ];
+    let mut client = home
+        .command(&command)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut word = [0; 6];
+    std::io::Read::read_exact(client.stdout.as_mut().expect("piped"), &mut word)
+        .expect("it is ready");
+    client.kill().expect("kills");
+    client.wait().expect("ends");
+    let name = home.json(&["ps"])[0]["name"].as_str().expect("a name").to_string();
+    home.wait("it stays", Duration::from_secs(30), |home| {
+        home.status(&name).is_some_and(|status| status["ephemeral"] == false)
+    });
+    home.ok(&["-p", "run", "vm", "workspace", "pull", &name]);
+    assert_eq!(git(&repo, &["show", &format!("refs/banger/{name}/work:precious")]), "precious");
+    home.ok(&["-p", "run", "vm", "delete", &name, "--yes"]);
 
     // What cannot be shipped is said before anything is started.
     let said = home.banger(&["vm", "run", "state", "--image", "base", "--", "true"]);

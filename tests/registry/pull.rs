@@ -142,7 +142,8 @@ fn two_daemons_over_one_cache_download_once() {
     let said = second.wait_with_output().expect("ends");
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     let all = blobs(&two);
-    assert!(proxy.bytes() < all + MIB, "{} of {all}", proxy.bytes());
+    // What was on its way to the one that was killed is lost with it: as much as a socket holds.
+    assert!(proxy.bytes() < all + 8 * MIB, "{} of {all}", proxy.bytes());
 }
 
 #[test]

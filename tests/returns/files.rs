@@ -397,7 +397,7 @@ pub(super) fn moving() -> Vec<Case> {
                 journal.link(b".git/config", b"put").expect("sends");
                 fs::write(stage.join("journal"), journal.end().expect("ends")).expect("writes");
             },
-            Want::NotApplied,
+            Want::Harmless,
         ),
     ]
 }

@@ -176,6 +176,17 @@ impl Lab {
         for key in SETTINGS {
             git(&repo, &["config", key, &format!("touch {trap}; cat")]);
         }
+        // Ways to lead a fetch elsewhere, and an alternate whose references a command would list.
+        git(&repo, &["config", "protocol.ext.allow", "always"]);
+        let evil = format!("url.ext::sh -c touch% {trap} .insteadOf");
+        git(&repo, &["config", &evil, "/"]);
+        git(&repo, &["config", "fetch.bundleURI", "http://127.0.0.1:9/bundle"]);
+        let alternate = lab.path("outside/alternate");
+        fs::create_dir_all(&alternate).expect("a folder");
+        let alternates = repo.join(".git/objects/info");
+        fs::create_dir_all(&alternates).expect("a folder");
+        fs::write(alternates.join("alternates"), format!("{}\n", alternate.display()))
+            .expect("writes");
         let hooks = repo.join(".git/hooks");
         fs::create_dir_all(&hooks).expect("a folder");
         for hook in HOOKS {
@@ -214,7 +225,7 @@ impl Lab {
             git(&attacker, &["config", setting[0], setting[1]]);
         }
         let host = self.repo().display().to_string();
-        git(&attacker, &["fetch", "-q", &host, "main:refs/base"]);
+        git(&attacker, &["fetch", "-q", "--upload-pack=git-upload-pack", &host, "main:refs/base"]);
         attacker
     }
 
@@ -256,7 +267,7 @@ impl Lab {
                 }
                 let branch = format!("evil-{}", self.number);
                 pull::habits(returned).expect("lists");
-                if !pull::is_empty(returned) {
+                if !returned.is_empty() {
                     let pulled = pull::pull(returned, &self.repo(), "box", Some(&branch), false);
                     pulled.unwrap_or_else(|error| panic!("{name}: {}", error.whole()));
                 }
@@ -270,8 +281,12 @@ impl Lab {
             }
             Err(why) => assert_eq!(case.want, Want::Refused, "{name}: {why}"),
         }
-        let after = self.outside();
-        assert_eq!(after, before, "{name}: something outside of the tree changed ({applied:?})");
+        let mut other = self.outside();
+        let gone = before.keys().filter(|path| !other.contains_key(*path)).cloned();
+        let gone: Vec<PathBuf> = gone.collect();
+        other.retain(|path, facts| before.get(path) != Some(facts));
+        let other: Vec<PathBuf> = other.into_keys().chain(gone).collect();
+        assert!(other.is_empty(), "{name}: {other:?} changed outside of the tree ({applied:?})");
         assert!(!self.path("PWNED").exists(), "{name}: something of the user's was run");
         let bad = self.only_good(case, &tree);
         assert_eq!(bad, Vec::<PathBuf>::new(), "{name}: these were written");
@@ -318,14 +333,18 @@ impl Lab {
         all.retain(|path, _| {
             let kept = path.starts_with("kept");
             let tree = path.starts_with("repo") && !path.starts_with("repo/.git");
-            let pulled = ["objects", "refs/banger", "logs/refs/banger"]
-                .iter()
+            let spaces = ["refs/banger", "refs/banger-before"];
+            let logs = spaces.map(|space| format!("logs/{space}"));
+            let pulled = ["objects"]
+                .into_iter()
+                .chain(spaces)
+                .chain(logs.iter().map(String::as_str))
                 .any(|part| path.starts_with(Path::new("repo/.git").join(part)));
             let branch = path.to_string_lossy().contains("refs/heads/evil-");
-            let logs = ["logs", "logs/refs", "logs/refs/heads", "refs"]
+            let above = ["logs", "logs/refs", "logs/refs/heads", "refs"]
                 .iter()
                 .any(|log| *path == Path::new("repo/.git").join(log));
-            !(kept || tree || pulled || branch || logs)
+            !(kept || tree || pulled || branch || above)
         });
         all
     }

@@ -12,8 +12,8 @@ use crate::state::State;
 use crate::{Error, users};
 use banger_tree::beneath::Beneath;
 use banger_tree::manifest::{self, Manifest};
-use banger_tree::stage::{self, Rules};
 use banger_tree::stream::{Limits, Receiver, Sender};
+use banger_tree::take::{self, Rules};
 use banger_tree::walk;
 use banger_wire::agent::{Phase, Put, Reply};
 use banger_wire::frame::Kind;
@@ -26,14 +26,18 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_blocking;
 
 /// Whether a workspace was shipped to this folder of this disk.
 pub(crate) fn has_workspace(hidden: &File, at: &str) -> bool {
-    shipped(hidden).is_ok_and(|found| found.is_some_and(|found| found.at == at))
+    shipped(hidden)
+        .is_ok_and(|found| found.is_some_and(|found| found.at == at && found.revision > 0))
 }
 
+/// How long the host may take nothing.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// What the manifest is called.
 const MANIFEST: &str = "workspace";
 
@@ -127,9 +131,10 @@ where
         let root =
             Beneath::open(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let mut receiver = Receiver::new(from, Limits::NONE);
-        stage::take(&mut receiver, &root, rules, Some(owner), None).map_err(|error| words(&error))
+        take::take(&mut receiver, &root, rules, Some(owner), None, None)
+            .map_err(|error| words(&error))
     }));
-    pipe::carry_in(&mut reader, Kind::Stdin, to).await?;
+    pipe::carry_in(&mut reader, Kind::Stdin, to, true).await?;
     let answer = match work.await? {
         Ok(taken) => Reply::Took { files: taken.files, bytes: taken.bytes, same: taken.same },
         Err(message) => Reply::Failed { message },
@@ -174,7 +179,7 @@ async fn give<W: AsyncWrite + Unpin>(
 ) -> Result<(), Error> {
     let (out, from) = pipe::outward();
     let work = tokio::spawn(apart(move || work(out)?.finish().map_err(|error| error.to_string())));
-    pipe::carry_out(from, Kind::Stdout, write).await?;
+    pipe::carry_out(from, Kind::Stdout, write, PATIENCE).await?;
     if let Err(message) = work.await? {
         reply(write, &Reply::Failed { message }).await?;
     }
@@ -228,8 +233,9 @@ where
         Ok((at, shipped))
     }));
     // What is left alone is told while the rest still comes.
-    let coming = pipe::carry_in(&mut reader, Kind::Stdin, to);
-    let (came, told) = tokio::join!(coming, pipe::carry_out(refused, Kind::Stdout, &mut write));
+    let coming = pipe::carry_in(&mut reader, Kind::Stdin, to, true);
+    let (came, told) =
+        tokio::join!(coming, pipe::carry_out(refused, Kind::Stdout, &mut write, PATIENCE));
     let shipped = work.await?;
     came?;
     told?;
@@ -255,7 +261,7 @@ where
         (Some(at), Some(hidden)) => {
             apart(move || shipped(&hidden).map_err(|error| error.to_string()))
                 .await
-                .map(|found| found.filter(|found| found.at == at))
+                .map(|found| found.filter(|found| found.at == at && found.revision > 0))
         }
         (None, _) | (_, None) => Ok(None),
     };

@@ -3,8 +3,8 @@
 use super::{MANIFEST, hidden_path, shipped, small, words};
 use banger_tree::beneath::{Beneath, Owner, kind};
 use banger_tree::manifest::{self, Manifest, Now, hash_of, seen};
-use banger_tree::stage::plain;
 use banger_tree::stream::{Entry, Receiver, Sender};
+use banger_tree::take::plain;
 use banger_tree::walk;
 use rustix::fs::FileType;
 use sha2::{Digest, Sha256};
@@ -30,13 +30,34 @@ pub(super) fn run(
     owner: (u32, u32),
 ) -> Result<u64, String> {
     let owner = Some(owner);
-    let root = folder(at, owner).map_err(|error| format!("{at}: {error}"))?;
     let manifest = shipped(hidden).map_err(|error| format!("what was shipped before: {error}"))?;
     let fresh = || Manifest { at: at.to_string(), ..Manifest::default() };
     let manifest = manifest.filter(|manifest| manifest.at == at).unwrap_or_else(fresh);
-    let (first, mut refused) = (manifest.revision == 0, Vec::new());
+    let first = manifest.revision == 0;
+    let root = folder(at, owner, first).map_err(|error| format!("{at}: {error}"))?;
     let mut taker = Taker { root: &root, manifest, owner, seed: false };
-    clear_seed(&root).map_err(|error| format!("{at}/.git: {error}"))?;
+    let taken = clear_seed(&root)
+        .map_err(|error| format!("{at}/.git: {error}"))
+        .and_then(|()| take(&mut taker, receiver, left, first));
+    let mut manifest = taker.manifest;
+    manifest.revision += u64::from(taken.is_ok());
+    // First what it speaks of, then the manifest. Also of a shipment that broke off: what is in its place came from the host,
+    // and is not to be taken for the guest's.
+    root.sync().map_err(|error| format!("{at}: {error}"))?;
+    manifest.written = manifest::now_secs();
+    manifest::save(&hidden_path(hidden), MANIFEST, &manifest)
+        .map_err(|error| format!("keeping what was shipped: {error}"))?;
+    taken.map(|()| manifest.revision)
+}
+
+/// Takes every record of a stream.
+fn take(
+    taker: &mut Taker<'_>,
+    receiver: &mut Receiver<impl Read>,
+    left: &mut Sender<impl Write>,
+    first: bool,
+) -> Result<(), String> {
+    let (at, mut refused) = (taker.manifest.at.clone(), Vec::new());
     loop {
         let entry = receiver.next_entry().map_err(|error| words(&error))?;
         let Some(entry) = entry else { break };
@@ -57,21 +78,14 @@ pub(super) fn run(
         let more = if count == 0 { String::new() } else { format!(" and {count} more") };
         return Err(format!("{at} has other files already: {one}{more}"));
     }
-    let mut manifest = taker.manifest;
-    manifest.revision += 1;
-    // First what it speaks of, then the manifest.
-    root.sync().map_err(|error| format!("{at}: {error}"))?;
-    manifest.written = manifest::now_secs();
-    manifest::save(&hidden_path(hidden), MANIFEST, &manifest)
-        .map_err(|error| format!("keeping what was shipped: {error}"))?;
-    Ok(manifest.revision)
+    Ok(())
 }
 
-/// The workspace's folder, which is made where it is not there.
-fn folder(at: &str, owner: Owner) -> io::Result<Beneath> {
-    let made = !Path::new(at).is_dir();
+/// The workspace's folder, which is made where it is not there. When it becomes one, it is its user's: an image may have
+/// made it.
+fn folder(at: &str, owner: Owner, first: bool) -> io::Result<Beneath> {
     std::fs::create_dir_all(at)?;
-    if let (true, Some((user, group))) = (made, owner) {
+    if let (true, Some((user, group))) = (first, owner) {
         std::os::unix::fs::chown(at, Some(user), Some(group))?;
     }
     Beneath::open(Path::new(at))

@@ -30,7 +30,12 @@ pub(super) fn run(
     manifest: &Manifest,
 ) -> io::Result<()> {
     for (name, shipped) in &manifest.entries {
-        match manifest.now(root, name, shipped)? {
+        let now = match manifest.now(root, name, shipped) {
+            // It went while it was looked at.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Now::Gone,
+            now => now?,
+        };
+        match now {
             Now::Same => {}
             Now::Gone => to.removed(name)?,
             Now::Different => match root.stat(name)? {
@@ -102,11 +107,15 @@ fn send(to: &mut Sender<impl Write>, root: &Beneath, name: &[u8], stat: &Stat) -
         {
             to.left_out(name, &format!("larger than {} MiB", Limits::RETURN.file >> 20))
         }
-        (FileType::RegularFile, mode) => {
-            let (mut file, _) = root.read(name)?;
-            to.file(name, mode, &mut file).map(drop)
-        }
-        (FileType::Symlink, _) => to.link(name, &root.read_link(name)?),
+        // One that goes while it is looked at was never there.
+        (FileType::RegularFile, mode) => match root.read(name) {
+            Ok((mut file, _)) => to.file(name, mode, &mut file).map(drop),
+            Err(error) => to.left_out(name, &error.to_string()),
+        },
+        (FileType::Symlink, _) => match root.read_link(name) {
+            Ok(target) => to.link(name, &target),
+            Err(error) => to.left_out(name, &error.to_string()),
+        },
         _ => to.left_out(name, "no file, folder or link"),
     }
 }

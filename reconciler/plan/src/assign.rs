@@ -317,18 +317,24 @@ pub fn destroyed(previous: &Desired, next: &Desired, actual: &Actual) -> BTreeSe
     keys
 }
 
-/// Removes every sandbox whose connection cannot be there any more, because the daemon is new.
+/// Lets a sandbox stay that lived only as long as a connection: what was done in it is still to be brought back.
+pub fn keep_ephemeral(desired: &Desired, id: &SandboxId) -> Desired {
+    let mut next = desired.clone();
+    if let Some(sandbox) = next.sandboxes.get_mut(id) {
+        sandbox.ephemeral = false;
+    }
+    next
+}
+
+/// Removes every sandbox whose connection cannot be there any more, because the daemon is new. One with a workspace stays:
+/// nobody knows whether what was done in it was brought back.
 pub fn drop_ephemeral(desired: &Desired) -> Option<Desired> {
-    let stale = |s: &&DesiredSandbox| s.ephemeral && s.life == Life::Wanted;
-    let stale: Vec<(Name, Name)> = desired
-        .sandboxes
-        .values()
-        .filter(stale)
-        .map(|s| (s.project.clone(), s.name.clone()))
-        .collect();
+    let stale = desired.sandboxes.values().filter(|s| s.ephemeral && s.life == Life::Wanted);
+    let stale: Vec<&DesiredSandbox> = stale.collect();
     (!stale.is_empty()).then(|| {
-        stale
-            .iter()
-            .fold(desired.clone(), |next, (project, name)| remove_ephemeral(&next, project, name))
+        stale.iter().fold(desired.clone(), |next, sandbox| match sandbox.spec.workspace {
+            Some(_) => keep_ephemeral(&next, &sandbox.id),
+            None => remove_ephemeral(&next, &sandbox.project, &sandbox.name),
+        })
     })
 }

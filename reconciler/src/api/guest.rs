@@ -4,12 +4,13 @@ use super::{Context, Refusal, problem, watch};
 use crate::drivers::vmm::console_files;
 use crate::engine::{Consent, Terms};
 use crate::fault::Fault;
+use crate::workspace;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::response::{IntoResponse, Response};
-use banger_plan::assign::remove_ephemeral;
+use banger_plan::assign::{keep_ephemeral, remove_ephemeral};
 use banger_schema::Spec;
 use banger_wire::agent;
 use banger_wire::api::{Event, Problem, ProblemKind, Run};
@@ -171,6 +172,13 @@ async fn serve_run(
     };
     let Ok(id) = find(context, project, &name) else { return Err(io::ErrorKind::NotFound.into()) };
     let served = bring_up(context, &id, change, exec, reader, write).await;
+    if matches!(served, Ok(Ended::BrokeOff)) && has_work(context, &id).await {
+        tracing::warn!(
+            "{name} stays: its client went away, and what was done in it was not brought back"
+        );
+        let kept = context.engine.change(|desired| Ok(keep_ephemeral(desired, &id)));
+        return kept.await.map_err(|problem| io::Error::other(problem.message));
+    }
     let (engine, project) = (context.engine.clone(), project.clone());
     // Not given up on when the store cannot be written for a while: the sandbox must not outlive its connection.
     for _ in 0..600 {
@@ -184,7 +192,28 @@ async fn serve_run(
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    served
+    served.map(drop)
+}
+
+/// How a run's connection ended.
+enum Ended {
+    /// As it should: nobody wants the sandbox any more.
+    Done,
+    /// Without a word.
+    BrokeOff,
+}
+
+/// Whether something was done in a sandbox's workspace, as far as can be told.
+async fn has_work(context: &Context, id: &SandboxId) -> bool {
+    let desired = context.engine.desired();
+    if desired.sandboxes.get(id).is_none_or(|sandbox| sandbox.spec.workspace.is_none()) {
+        return false;
+    }
+    let place = workspace::place(&context.guest.socket(id), &context.folders.workspace(id));
+    match workspace::fetch(&place).await {
+        Ok(returned) => !returned.is_empty(),
+        Err(_) => true,
+    }
 }
 
 async fn fail(write: &mut WriteHalf<Client>, problem: Problem) -> io::Result<()> {
@@ -199,7 +228,7 @@ async fn bring_up(
     exec: Option<agent::Exec>,
     mut reader: Reader<ReadHalf<Client>>,
     write: &mut WriteHalf<Client>,
-) -> io::Result<()> {
+) -> io::Result<Ended> {
     let (sender, mut events) = mpsc::channel(64);
     let watched = watch::follow_sandbox(context, id, change, &sender);
     tokio::pin!(watched);
@@ -209,7 +238,7 @@ async fn bring_up(
             Some(event) = events.recv() => send_message(write, &event).await?,
             // Nothing is due from the client before the command runs: this is its end.
             early = reader.next() => match early? {
-                None => return Ok(()),
+                None => return Ok(Ended::Done),
                 Some(_) => return Err(io::ErrorKind::InvalidData.into()),
             },
         }
@@ -221,12 +250,18 @@ async fn bring_up(
         Ok(()) => {
             send_message(write, &Event::Settled { ok: true, problems: Vec::new() }).await?;
             match exec {
-                Some(exec) => relay(context, id, agent::Request::Exec(exec), reader, write).await,
-                // Nothing is due from the client but its end.
-                None => reader.next().await.map(drop),
+                Some(exec) => {
+                    relay(context, id, agent::Request::Exec(exec), reader, write).await?;
+                    Ok(Ended::Done)
+                }
+                // Nothing is due from the client but a word that it is done.
+                None => Ok(match reader.next().await {
+                    Ok(Some(_)) => Ended::Done,
+                    Ok(None) | Err(_) => Ended::BrokeOff,
+                }),
             }
         }
-        Err(problem) => fail(write, problem).await,
+        Err(problem) => fail(write, problem).await.map(|()| Ended::Done),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 /// How long a guest may be silent.
 const SILENCE: Duration = Duration::from_secs(120);
 /// The most bytes of a short answer.
-const SHORT: usize = 64 << 10;
+const SHORT: usize = 1 << 20;
 /// The most bytes of a bundle (R-P6).
 const LONG: u64 = 2 << 30;
 
@@ -29,8 +29,10 @@ pub(super) enum Said {
         /// The branch that it is on.
         branch: Option<String>,
     },
+    /// There can be none, and why.
+    None(String),
     /// It cannot tell, and why.
-    No(String),
+    Failed(String),
 }
 
 /// Its commits on top of the one that it was given, into this file.
@@ -62,12 +64,12 @@ pub(super) async fn commits(
     {
         Answer::Said(text) => text,
         Answer::Failed => {
-            return Ok(Said::No(
+            return Ok(Said::None(
                 "there is no repository in the sandbox's workspace any more".into(),
             ));
         }
         Answer::Missing => {
-            return Ok(Said::No(
+            return Ok(Said::None(
                 "there is no git in the sandbox: its files come back, and commits it can have none"
                     .into(),
             ));
@@ -98,9 +100,9 @@ pub(super) async fn commits(
         // Its branches are older than what it was given.
         Ended::With(_, said) if said.contains("empty bundle") => Ok(Said::Nothing { branch }),
         Ended::With(_, said) => {
-            Ok(Said::No(format!("the sandbox's commits cannot be read: {said}")))
+            Ok(Said::Failed(format!("the sandbox's commits cannot be read: {said}")))
         }
-        Ended::NotStarted => Ok(Said::No("git in the sandbox does not start".into())),
+        Ended::NotStarted => Ok(Said::Failed("git in the sandbox does not start".into())),
     }
 }
 

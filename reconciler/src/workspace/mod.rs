@@ -26,6 +26,10 @@ use tokio::time::timeout;
 
 /// How long a guest may take to begin.
 const BEGIN: Duration = Duration::from_secs(60);
+/// How long a guest may take nothing of what it is sent.
+const SILENCE: Duration = Duration::from_secs(120);
+/// How long it may take to have it all, once it was sent.
+const AFTER: Duration = Duration::from_secs(600);
 /// How long a shipment may take.
 const SHIP: Duration = Duration::from_secs(3600);
 /// How long what comes back may take (R-P6).
@@ -173,15 +177,16 @@ async fn carry(
     let reading = apart(move || left_alone(Receiver::new(left, Limits::RETURN)));
     // What is left alone comes while the rest still goes.
     let there = async {
-        let whole = pipe::carry_out(from, Kind::Stdin, &mut guest.writer).await;
+        let whole = pipe::carry_out(from, Kind::Stdin, &mut guest.writer, SILENCE).await;
         // A stream that broke off on our side ends the conversation: the guest waits for no more.
         if !matches!(whole, Ok(true)) {
             let _ = tokio::io::AsyncWriteExt::shutdown(&mut guest.writer).await;
             return Err(whole.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()));
         }
-        Ok(())
+        tokio::time::sleep(AFTER).await;
+        Err::<(), io::Error>(io::ErrorKind::TimedOut.into())
     };
-    let back = pipe::carry_in(&mut guest.reader, Kind::Stdout, to);
+    let back = pipe::carry_in(&mut guest.reader, Kind::Stdout, to, false);
     let sending = tokio::spawn(sending);
     let reading = tokio::spawn(reading);
     let (there, early) = tokio::select! {
@@ -256,7 +261,7 @@ async fn take(place: &Place, kept: Kept) -> Result<Returned, Fault> {
         let changes = back::changes(&kept, &mut Receiver::new(from, Limits::RETURN));
         changes.map(|changes| (kept, changes))
     }));
-    let early = pipe::carry_in(&mut guest.reader, Kind::Stdout, to).await.map_err(broke)?;
+    let early = pipe::carry_in(&mut guest.reader, Kind::Stdout, to, false).await.map_err(broke)?;
     if let Some(payload) = early {
         let reply = serde_json::from_slice(&payload).map_err(|error| broke(error.into()))?;
         return Err(said(&reply));
@@ -281,27 +286,41 @@ async fn commits(
     let mut notes = Vec::new();
     let bundle = place.kept.join("guest.bundle");
     let said = ask::commits(&place.socket, &manifest.at, shipped.as_deref(), &bundle).await;
+    let mut cannot = None;
     let (has, branch) = match said {
         Ok(Said::Commits { branch }) => (true, branch),
         Ok(Said::Nothing { branch }) => (false, branch),
-        Ok(Said::No(why)) => {
+        Ok(Said::None(why)) => {
             notes.push(why);
             (false, None)
         }
-        Err(error) => return Err(broke(error)),
+        Ok(Said::Failed(why)) => {
+            cannot = Some(why);
+            (false, None)
+        }
+        Err(error) => {
+            cannot = Some(error.to_string());
+            (false, None)
+        }
     };
     let returned = apart(move || {
         back::forget(&kept)?;
         let mut refused = Vec::new();
+        let mut failed = None;
         if has {
             let taken = back::commits(&kept, &bundle);
             let removed = std::fs::remove_file(&bundle);
-            refused = taken?;
+            // Its files come all the same.
+            match taken {
+                Ok(names) => refused = names,
+                Err(error) => failed = Some(error.whole()),
+            }
             removed.map_err(|error| WorkspaceError::Io(bundle, error))?;
         }
         let mut returned = back::returned(&kept, &manifest, &changes, branch)?;
         returned.left_out.append(&mut refused);
-        returned.notes = notes;
+        returned.notes.append(&mut notes);
+        returned.failed = failed.or(cannot);
         Ok(returned)
     });
     returned.await

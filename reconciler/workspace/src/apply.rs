@@ -6,9 +6,10 @@ use crate::git::Git;
 use crate::kept::Kept;
 use crate::{WorkspaceError, at, diff};
 use banger_tree::beneath::{Beneath, kind};
-use banger_tree::manifest::{Manifest, Now, hash_of};
+use banger_tree::manifest::{Manifest, Now, Shipped, hash_of, now_secs, seen};
 use banger_tree::name;
-use banger_tree::stage::{Stage, StageError, digest, plain, stays_beneath};
+use banger_tree::stage::{Expect, Mark, Stage, StageError};
+use banger_tree::take::{digest, plain, stays_beneath};
 use banger_wire::api::workspace::Returned;
 use rustix::fs::FileType;
 use std::fs::File;
@@ -27,7 +28,8 @@ pub struct Applied {
     pub same: u64,
 }
 
-/// Applies what came back; a dry run only says what would be done. Links are applied only when they were asked for and stay beneath the tree.
+/// Applies what came back; a dry run only says what would be done. Links are applied only when they were asked for and stay
+/// beneath the tree.
 ///
 /// # Errors
 /// When a file moved on the host, something may not be written, or a change cannot be made. Nothing is changed then.
@@ -37,9 +39,13 @@ pub fn apply(returned: &Returned, links: bool, dry_run: bool) -> Result<Applied,
     let folder = Path::new(&returned.folder);
     let root = at(folder, Beneath::open(folder))?;
     let differing = diff::between(&kept.repository(), &returned.base, &returned.files)?;
-    let mut stage = Stage::new(&root, None)?;
+    let mut stage = match dry_run {
+        true => None,
+        false => Some(Stage::new(&root, None, Some(&kept.stage_record()))?),
+    };
+    let host = Host { root: &root, manifest, applied: kept.applied()? };
     let objects = differing.iter().filter(|file| is_content(file)).map(|file| file.object.as_str());
-    let mut contents = Contents::open(kept.git(), objects)?;
+    let mut contents = Contents::open(kept.git().bounded(), objects)?;
     let (mut applied, mut refused, mut conflicts) = (Applied::default(), Vec::new(), Vec::new());
     for file in &differing {
         let name = &file.name;
@@ -48,19 +54,30 @@ pub fn apply(returned: &Returned, links: bool, dry_run: bool) -> Result<Applied,
             refused.push((name.clone(), why));
             continue;
         }
-        match compare(&root, &manifest, file, content.as_deref()) {
-            Host::Done => applied.same += 1,
-            Host::Moved(why) => conflicts.push((name.clone(), why)),
-            Host::AsShipped => match content {
-                None => {
-                    stage.remove(name);
-                    applied.removed.push(name.clone());
+        let expect = match host.compare(file, content.as_deref()) {
+            Found::Done => {
+                applied.same += 1;
+                continue;
+            }
+            Found::Moved(why) => {
+                conflicts.push((name.clone(), why));
+                continue;
+            }
+            Found::AsShipped(expect) => expect,
+        };
+        match content {
+            None => {
+                if let Some(stage) = &mut stage {
+                    stage.remove(name, expect);
                 }
-                Some(content) => {
-                    put(&mut stage, file, &content)?;
-                    applied.written.push(name.clone());
+                applied.removed.push(name.clone());
+            }
+            Some(content) => {
+                if let Some(stage) = &mut stage {
+                    put(stage, file, &content, expect)?;
                 }
-            },
+                applied.written.push(name.clone());
+            }
         }
     }
     if !refused.is_empty() {
@@ -69,11 +86,34 @@ pub fn apply(returned: &Returned, links: bool, dry_run: bool) -> Result<Applied,
     if !conflicts.is_empty() {
         return Err(StageError::Conflict(conflicts).into());
     }
-    if !dry_run {
+    if let Some(stage) = stage {
         stage.commit()?;
+        remember(&kept, host, &applied)?;
     }
     Ok(applied)
 }
+
+/// What the user's files are now as the guest had them: a later change of the guest's goes on from there.
+fn remember(kept: &Kept, host: Host<'_>, applied: &Applied) -> Result<(), WorkspaceError> {
+    let Host { root, applied: mut known, .. } = host;
+    for name in &applied.written {
+        // One that was changed again at once is the user's.
+        let Ok(Some(stat)) = root.stat(name) else { continue };
+        let link = kind(&stat).0 == FileType::Symlink;
+        if let Ok(hash) = hash_of(root, name, link) {
+            known.entries.insert(name.clone(), seen(&stat, hash));
+        }
+    }
+    for name in &applied.removed {
+        let gone = Shipped { note: GONE.to_string(), ..Shipped::default() };
+        known.entries.insert(name.clone(), gone);
+    }
+    known.written = now_secs();
+    kept.keep_applied(&known)
+}
+
+/// The note of what was removed.
+const GONE: &str = "gone";
 
 fn is_content(file: &Differing) -> bool {
     matches!(file.mode.as_str(), "100644" | "100755" | "120000")
@@ -97,61 +137,77 @@ fn may_come(file: &Differing, content: Option<&[u8]>, links: bool) -> Result<(),
     }
 }
 
+/// What the host has, and what is known of how it came there.
+struct Host<'a> {
+    root: &'a Beneath,
+    manifest: Manifest,
+    applied: Manifest,
+}
+
 /// What the host has in a change's place.
-enum Host {
-    /// What was shipped, or nothing where nothing was.
-    AsShipped,
+enum Found {
+    /// What was shipped or applied before, or nothing where nothing was.
+    AsShipped(Expect),
     /// What the change is to make.
     Done,
     /// Something else.
     Moved(String),
 }
 
-fn compare(root: &Beneath, manifest: &Manifest, file: &Differing, content: Option<&[u8]>) -> Host {
-    let shipped = manifest.entries.get(&file.name);
-    let there = match root.stat(&file.name) {
-        Ok(there) => there,
-        Err(_) => return Host::Moved("a link is on the way to it".to_string()),
-    };
-    let Some(stat) = there else {
-        return match (shipped, content) {
-            (_, None) => Host::Done,
-            (None, Some(_)) => Host::AsShipped,
-            (Some(_), Some(_)) => Host::Moved("it was removed here".to_string()),
+impl Host<'_> {
+    fn compare(&self, file: &Differing, content: Option<&[u8]>) -> Found {
+        let name = &file.name;
+        let (shipped, applied) = (self.manifest.entries.get(name), self.applied.entries.get(name));
+        let there = match self.root.stat(name) {
+            Ok(there) => there,
+            Err(_) => return Found::Moved("a link is on the way to it".to_string()),
         };
-    };
-    let as_shipped = shipped.map(|shipped| manifest.now(root, &file.name, shipped));
-    if as_shipped.is_some_and(|now| now.is_ok_and(|now| now == Now::Same)) {
-        return Host::AsShipped;
-    }
-    if let Some(content) = content {
-        let link = file.mode == "120000";
-        let (found, mode) = kind(&stat);
-        let alike = match link {
-            true => found == FileType::Symlink,
-            false => {
-                found == FileType::RegularFile && (plain(mode) == 0o755) == (file.mode == "100755")
-            }
+        let Some(stat) = there else {
+            let removed = applied.is_some_and(|applied| applied.note == GONE);
+            return match (shipped, content) {
+                (_, None) => Found::Done,
+                (Some(_), Some(_)) if !removed => Found::Moved("it was removed here".to_string()),
+                (_, Some(_)) => Found::AsShipped(Expect::Nothing),
+            };
         };
-        let hash = digest(&mut &*content).map(|(_, hash)| hash);
-        if alike
-            && hash_of(root, &file.name, link).is_ok_and(|now| hash.is_ok_and(|hash| hash == now))
-        {
-            return Host::Done;
+        let is = |manifest: &Manifest, entry: Option<&Shipped>| {
+            let entry = entry.filter(|entry| entry.note != GONE);
+            entry
+                .is_some_and(|e| manifest.now(self.root, name, e).is_ok_and(|now| now == Now::Same))
+        };
+        if is(&self.manifest, shipped) || is(&self.applied, applied) {
+            return Found::AsShipped(Expect::This(Mark::of(&stat)));
         }
+        if let Some(content) = content {
+            let link = file.mode == "120000";
+            let (found, mode) = kind(&stat);
+            let executable = (plain(mode) == 0o755) == (file.mode == "100755");
+            let alike = link && found == FileType::Symlink
+                || !link && found == FileType::RegularFile && executable;
+            let hash = digest(&mut &*content).map(|(_, hash)| hash);
+            let now = hash_of(self.root, name, link);
+            if alike && now.is_ok_and(|now| hash.is_ok_and(|hash| hash == now)) {
+                return Found::Done;
+            }
+        }
+        Found::Moved(match shipped {
+            Some(_) => "it changed here since it was shipped".to_string(),
+            None => "another one is here".to_string(),
+        })
     }
-    Host::Moved(match shipped {
-        Some(_) => "it changed here since it was shipped".to_string(),
-        None => "another one is here".to_string(),
-    })
 }
 
-fn put(stage: &mut Stage<'_>, file: &Differing, content: &[u8]) -> Result<(), StageError> {
+fn put(
+    stage: &mut Stage<'_>,
+    file: &Differing,
+    content: &[u8],
+    expect: Expect,
+) -> Result<(), StageError> {
     if file.mode == "120000" {
-        return stage.link(&file.name, content);
+        return stage.link(&file.name, content, expect);
     }
     let mode = if file.mode == "100755" { 0o755 } else { 0o644 };
-    stage.file(&file.name, mode, |to: &mut File| {
+    stage.file(&file.name, mode, expect, |to: &mut File| {
         to.write_all(content).map_err(|error| StageError::Io(file.name.clone(), error))
     })
 }

@@ -9,8 +9,8 @@ use crate::ship::Spool;
 use crate::{WorkspaceError, at, bundle, diff, seed};
 use banger_tree::manifest::Manifest;
 use banger_tree::name;
-use banger_tree::stage::plain;
 use banger_tree::stream::{Entry, Receiver};
+use banger_tree::take::plain;
 use banger_wire::api::workspace::{Branch, Change, Returned};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -20,6 +20,10 @@ use std::path::Path;
 pub(crate) const GUEST: &str = "refs/guest/";
 /// Where what is not committed comes to.
 pub(crate) const UNCOMMITTED: &str = "refs/guest/work";
+/// All files as they are in the guest, where some of them can be in no commit of the repository's.
+const FILES: &str = "refs/guest/files";
+/// Where it is noted which pack came last.
+const PACK: &str = "pack";
 /// The most branches that are taken.
 const MAX_BRANCHES: usize = 100;
 
@@ -29,6 +33,21 @@ pub struct Changes {
     /// By name: mode and object; `None` for what is gone.
     changed: BTreeMap<Vec<u8>, Option<(&'static str, String)>>,
     left_out: Vec<(Vec<u8>, String)>,
+}
+
+/// The most names of what does not come back that are kept; the longest reason in bytes.
+const MAX_LEFT_OUT: usize = 1000;
+const MAX_REASON: usize = 200;
+
+impl Changes {
+    fn leave_out(&mut self, name: Vec<u8>, mut why: String) {
+        why.truncate(why.floor_char_boundary(MAX_REASON));
+        match self.left_out.len() {
+            0..MAX_LEFT_OUT => self.left_out.push((name, why)),
+            MAX_LEFT_OUT => self.left_out.push((b"and more".to_vec(), "not named".into())),
+            _ => {}
+        }
+    }
 }
 
 /// Takes what a guest says changed.
@@ -56,7 +75,7 @@ pub fn changes(kept: &Kept, receiver: &mut Receiver<impl Read>) -> Result<Change
             if let Entry::File { .. } = entry {
                 receiver.content(&mut std::io::sink())?;
             }
-            changes.left_out.push((name, why));
+            changes.leave_out(name, why);
             continue;
         }
         match entry {
@@ -74,7 +93,7 @@ pub fn changes(kept: &Kept, receiver: &mut Receiver<impl Read>) -> Result<Change
                 changes.changed.insert(name, None);
             }
             Entry::LeftOut { why, .. } => {
-                changes.left_out.push((name, banger_wire::text::clean_line(&why)))
+                changes.leave_out(name, banger_wire::text::clean_line(&why))
             }
             Entry::Folder { .. } => {}
         }
@@ -120,8 +139,12 @@ pub fn commits(kept: &Kept, bundle: &Path) -> Result<Vec<String>, WorkspaceError
             "the sandbox has more than {MAX_BRANCHES} branches with commits"
         )));
     }
-    let git = kept.git();
-    git.pour(&["index-pack", "--stdin", "--fix-thin", "--strict"], file)?;
+    let git = kept.git().bounded();
+    let packed = git.pour(&["index-pack", "--stdin", "--fix-thin", "--strict"], file)?;
+    // What it is called, so that it can go with what it was for.
+    let packed = String::from_utf8_lossy(&packed).trim().replace('\t', "-");
+    let note = kept.folder().join(PACK);
+    at(&note, std::fs::write(&note, packed))?;
     // Everything that is new and can be reached has to be there, down to what was shipped.
     let mut input: String = references.values().map(|tip| format!("{tip}\n")).collect();
     if git.line(&["rev-parse", "--verify", "-q", seed::HEAD])?.is_some() {
@@ -134,14 +157,28 @@ pub fn commits(kept: &Kept, bundle: &Path) -> Result<Vec<String>, WorkspaceError
     Ok(refused)
 }
 
-/// Forgets what came back before.
+/// Forgets what came back before, and what it took up.
 ///
 /// # Errors
 /// When git cannot.
 pub fn forget(kept: &Kept) -> Result<(), WorkspaceError> {
     let git = kept.git();
     let there = git.run(&["for-each-ref", "--format=delete %(refname)", GUEST])?;
-    git.feed(&["update-ref", "--stdin"], there).map(drop)
+    git.feed(&["update-ref", "--stdin"], there)?;
+    let note = kept.folder().join(PACK);
+    let Ok(name) = std::fs::read_to_string(&note) else { return Ok(()) };
+    let hex = name.strip_prefix("pack-");
+    let good = hex.is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    for ending in ["pack", "idx", "rev"].iter().filter(|_| good) {
+        let path = kept.repository().join("objects/pack").join(format!("{name}.{ending}"));
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return at(&path, Err(error));
+            }
+            _ => {}
+        }
+    }
+    at(&note, std::fs::remove_file(&note))
 }
 
 /// Puts together what came back.
@@ -165,7 +202,14 @@ pub fn returned(
     let own = git.line(&["rev-parse", "--verify", "-q", &format!("{GUEST}HEAD^{{commit}}")])?;
     let on_branch = at_branch.as_deref().and_then(known);
     let head = own.or(on_branch).or_else(|| origin.head.clone());
-    let uncommitted = uncommitted(kept, &origin, manifest, changes, head.as_deref())?;
+    let (uncommitted, more) = uncommitted(kept, &origin, manifest, changes, head.as_deref())?;
+    let mut notes = Vec::new();
+    if more {
+        let shipped = commit(&git, &origin, &base, None, "What was shipped")?;
+        let all = commit(&git, &origin, &files, Some(&shipped), "All files of the sandbox")?;
+        git.run(&["update-ref", FILES, &all])?;
+        notes.push("what changed in submodules and filtered files is in no commit: pull brings it as \"files\"".into());
+    }
     let differing = diff::between(&kept.repository(), &base, &files)?;
     let count = match &head {
         Some(to) => {
@@ -197,7 +241,8 @@ pub fn returned(
         uncommitted,
         changes: listed.collect(),
         left_out: left_out.collect(),
-        notes: Vec::new(),
+        notes,
+        failed: None,
     })
 }
 
@@ -289,15 +334,16 @@ fn committed_in(
     Ok(records.collect())
 }
 
-/// A commit of what is not committed, on top of what is. `None` when everything is.
+/// A commit of what is not committed, on top of what is: `None` when everything is. And whether more changed that can be in
+/// no such commit.
 fn uncommitted(
     kept: &Kept,
     origin: &Origin,
     manifest: &Manifest,
     changes: &Changes,
     head: Option<&str>,
-) -> Result<Option<String>, WorkspaceError> {
-    let git = kept.git();
+) -> Result<(Option<String>, bool), WorkspaceError> {
+    let git = kept.git().bounded();
     let committed = head.map(|head| committed_in(&git, head)).transpose()?.unwrap_or_default();
     let modules = committed.iter().filter(|(_, (mode, _))| mode == "160000");
     let modules: Vec<Vec<u8>> = modules.map(|(name, _)| [name, &b"/"[..]].concat()).collect();
@@ -310,39 +356,60 @@ fn uncommitted(
     // What was not committed on the host when it was shipped, and was left so, is the host's own.
     let is_hosts =
         |name: &[u8]| then.get(name) == now.get(name) && committed.get(name) == shipped.get(name);
-    // What is in a submodule is in no commit of ours.
+    let filtered: BTreeSet<&[u8]> = origin.filtered.iter().map(Vec::as_slice).collect();
+    // What is in a submodule, or a filter of the host's made, is in no commit of the repository's as it is here.
+    let outside = |name: &[u8]| {
+        filtered.contains(name) || modules.iter().any(|module| name.starts_with(module))
+    };
     let changed = now.iter().filter(|(name, (mode, object))| {
         let same = committed.get(**name).is_some_and(|(m, o)| m == mode && o == object);
-        !same && !modules.iter().any(|module| name.starts_with(module))
+        !same && !outside(name)
     });
     let gone = committed.iter().filter(|(name, (mode, _))| {
-        mode != "160000" && !now.contains_key(name.as_slice()) && !sparse.contains(name.as_slice())
+        // What is ignored is not told of: a committed file that is, did not go.
+        mode != "160000"
+            && then.contains_key(name.as_slice())
+            && !now.contains_key(name.as_slice())
+            && !sparse.contains(name.as_slice())
     });
     let differing: BTreeMap<&[u8], Option<File<'_>>> = changed
         .map(|(name, file)| (*name, Some(*file)))
         .chain(gone.map(|(name, _)| (name.as_slice(), None)))
-        .filter(|(name, _)| !is_hosts(name))
+        .filter(|(name, _)| !is_hosts(name) && !outside(name))
         .collect();
+    let more = changes.changed.keys().any(|name| outside(name));
     if differing.is_empty() {
-        return Ok(None);
+        return Ok((None, more));
     }
     let tree = written(kept, origin, head, differing.into_iter())?;
+    let commit = commit(&git, origin, &tree, head, "What was not committed in the sandbox")?;
+    git.run(&["update-ref", UNCOMMITTED, &commit])?;
+    Ok((Some(commit), more))
+}
+
+/// Makes a commit of a tree, by whoever commits on the host.
+fn commit(
+    git: &Git,
+    origin: &Origin,
+    tree: &str,
+    parent: Option<&str>,
+    message: &str,
+) -> Result<String, WorkspaceError> {
     let (name, email) = &origin.identity;
     let name = name.as_deref().unwrap_or("banger");
     let email = email.as_deref().unwrap_or("banger@localhost");
     let git = git
+        .clone()
         .with("GIT_AUTHOR_NAME", name)
         .with("GIT_AUTHOR_EMAIL", email)
         .with("GIT_COMMITTER_NAME", name)
         .with("GIT_COMMITTER_EMAIL", email);
-    let mut arguments = vec!["commit-tree", &tree, "-m", "What was not committed in the sandbox"];
-    if let Some(head) = head {
-        arguments.extend(["-p", head]);
+    let mut arguments = vec!["commit-tree", tree, "-m", message];
+    if let Some(parent) = parent {
+        arguments.extend(["-p", parent]);
     }
     let commit = git.run(&arguments)?;
-    let commit = String::from_utf8_lossy(&commit).trim().to_string();
-    git.run(&["update-ref", UNCOMMITTED, &commit])?;
-    Ok(Some(commit))
+    Ok(String::from_utf8_lossy(&commit).trim().to_string())
 }
 
 fn branches(git: &Git, base: Option<&str>) -> Result<Vec<Branch>, WorkspaceError> {

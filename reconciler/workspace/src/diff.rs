@@ -45,7 +45,7 @@ pub fn between(repository: &Path, from: &str, to: &str) -> Result<Vec<Differing>
         from,
         to,
     ];
-    let out = Git::at(repository).run(&arguments)?;
+    let out = Git::at(repository).bounded().run(&arguments)?;
     let mut all = Vec::new();
     let mut records = pieces(&out);
     while let (Some(head), Some(name)) = (records.next(), records.next()) {
@@ -98,7 +98,7 @@ pub fn patch(
     });
     arguments.extend([from, to, "--"]);
     arguments.extend(names.iter().map(String::as_str));
-    Git::at(repository).with("GIT_LITERAL_PATHSPECS", "1").run(&arguments)
+    Git::at(repository).bounded().with("GIT_LITERAL_PATHSPECS", "1").run(&arguments)
 }
 
 /// The tree without a file.
@@ -106,7 +106,7 @@ pub fn patch(
 /// # Errors
 /// When git cannot make it.
 pub fn empty_tree(repository: &Path) -> Result<String, WorkspaceError> {
-    let out = Git::at(repository).feed(&["mktree"], Vec::new())?;
+    let out = Git::at(repository).bounded().feed(&["mktree"], Vec::new())?;
     Ok(String::from_utf8_lossy(&out).trim().to_string())
 }
 
@@ -124,6 +124,6 @@ pub fn log(
     let mut arguments =
         vec!["log", "--max-count=50", "--format=%h %an: %s", "--no-show-signature", to];
     arguments.extend(not.as_deref());
-    let out = Git::at(repository).run(&arguments)?;
+    let out = Git::at(repository).bounded().run(&arguments)?;
     Ok(String::from_utf8_lossy(&out).lines().map(String::from).collect())
 }

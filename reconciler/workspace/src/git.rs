@@ -3,7 +3,8 @@
 
 use crate::WorkspaceError;
 use std::ffi::{OsStr, OsString};
-use std::io::{Cursor, Read};
+use std::fs::File;
+use std::io::{Cursor, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -35,7 +36,14 @@ pub(crate) struct Git {
     settings: Vec<String>,
     /// The user's own settings count: only for asking for them.
     own: bool,
+    /// It reads what a guest sent.
+    bounded: bool,
 }
+
+/// Kibibytes of memory, seconds of processor time, and blocks of 512 bytes of a file, at most.
+const BOUNDS: &str = "ulimit -v 3145728 && ulimit -t 300 && ulimit -f 8388608 && exec git \"$@\"";
+/// Bytes that are taken of what git writes, at most.
+const MAX_OUTPUT: u64 = 256 << 20;
 
 impl Git {
     /// In a repository of ours.
@@ -51,6 +59,14 @@ impl Git {
     /// In a folder of the user's, as the user has set it: for asking what is set.
     pub(crate) fn asking(folder: &Path) -> Self {
         Self { own: true, ..Self::within(folder) }
+    }
+
+    /// For reading what a guest sent.
+    pub(crate) fn bounded(mut self) -> Self {
+        self.bounded = true;
+        self.set("core.packedGitWindowSize=32m")
+            .set("core.packedGitLimit=256m")
+            .set("core.bigFileThreshold=16m")
     }
 
     /// From within a folder.
@@ -72,7 +88,11 @@ impl Git {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new("git");
+        // What comes from a guest can be made to need any amount of memory, time and space: a shell sets bounds to that.
+        let mut command = Command::new(if self.bounded { "/bin/sh" } else { "git" });
+        if self.bounded {
+            command.args(["-c", BOUNDS, "git"]);
+        }
         for (name, _) in std::env::vars_os() {
             let traced = name.to_string_lossy().starts_with("GIT_TRACE2");
             if name.to_string_lossy().starts_with("GIT_") && !traced {
@@ -138,16 +158,58 @@ impl Git {
         arguments: &[A],
         from: impl Read + Send + 'static,
     ) -> Result<Vec<u8>, WorkspaceError> {
-        let output =
-            self.start(arguments, from)?.wait_with_output().map_err(WorkspaceError::NoGit)?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
+        let mut child = self.start(arguments, from)?;
         let what = arguments.first().map(|first| first.as_ref().to_string_lossy().into_owned());
-        let said = String::from_utf8_lossy(&output.stderr);
+        let (mut out, mut said) = (Vec::new(), Vec::new());
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let complaints = std::thread::spawn(move || {
+            let read = stderr.map(|stderr| stderr.take(64 << 10).read_to_end(&mut said));
+            drop(read);
+            said
+        });
+        if let Some(stdout) = stdout {
+            let read = stdout.take(MAX_OUTPUT).read_to_end(&mut out);
+            read.map_err(WorkspaceError::NoGit)?;
+        }
+        if out.len() as u64 == MAX_OUTPUT {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(WorkspaceError::Git {
+                what: what.unwrap_or_default(),
+                said: "it says too much".into(),
+            });
+        }
+        let status = child.wait().map_err(WorkspaceError::NoGit)?;
+        if status.success() {
+            return Ok(out);
+        }
+        let said = complaints.join().unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
         let said =
             said.trim().trim_start_matches("fatal: ").trim_start_matches("error: ").to_string();
         Err(WorkspaceError::Git { what: what.unwrap_or_default(), said })
+    }
+
+    /// Runs it with this input; what it writes goes into a file.
+    ///
+    /// # Errors
+    /// When it cannot be started, or ends badly.
+    pub(crate) fn write<A: AsRef<OsStr>>(
+        &self,
+        arguments: &[A],
+        input: Vec<u8>,
+        to: File,
+    ) -> Result<(), WorkspaceError> {
+        let mut command = self.command();
+        command.args(arguments).stdin(Stdio::piped()).stdout(to).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(WorkspaceError::NoGit)?;
+        let stdin = child.stdin.take();
+        std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&input)));
+        let status = child.wait().map_err(WorkspaceError::NoGit)?;
+        let what = arguments.first().map(|first| first.as_ref().to_string_lossy().into_owned());
+        let said = format!("it ended with {status}");
+        let failed = || WorkspaceError::Git { what: what.unwrap_or_default(), said };
+        status.success().then_some(()).ok_or_else(failed)
     }
 
     /// Runs it with this input; what it wrote.
@@ -160,6 +222,23 @@ impl Git {
         input: Vec<u8>,
     ) -> Result<Vec<u8>, WorkspaceError> {
         self.pour(arguments, Cursor::new(input))
+    }
+
+    /// Those of these names of a working tree that have a filter.
+    ///
+    /// # Errors
+    /// When git cannot tell.
+    pub(crate) fn filtered(
+        &self,
+        top: &Path,
+        names: &[&[u8]],
+    ) -> Result<Vec<Vec<u8>>, WorkspaceError> {
+        let git = self.clone().with("GIT_WORK_TREE", top).set("core.bare=false").inside(top);
+        let out = git.feed(&["check-attr", "-z", "--stdin", "filter"], names.join(&0u8))?;
+        let fields: Vec<&[u8]> = pieces(&out).collect();
+        let filtered =
+            fields.chunks_exact(3).filter(|field| !matches!(field[2], b"unspecified" | b"unset"));
+        Ok(filtered.map(|field| field[0].to_vec()).collect())
     }
 
     /// As [`Git::run`], as one line of text. `None` when git ends badly: there is no such thing.

@@ -8,7 +8,12 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+/// How long it may take until nobody else has a workspace.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What was applied to the user's files.
+const APPLIED: &str = "applied";
 /// The repository of our own.
 const REPOSITORY: &str = "git";
 /// What was shipped.
@@ -39,6 +44,9 @@ pub struct Origin {
     pub identity: (Option<String>, Option<String>),
     /// How its objects are named: `sha1` or `sha256`.
     pub format: String,
+    /// Tracked files that a filter of the host's made of what git keeps.
+    #[serde(default)]
+    pub filtered: Vec<Vec<u8>>,
     /// What git tracks and is not there by intent: mode, object and name.
     pub sparse: Vec<(String, String, Vec<u8>)>,
     /// Names the copy in one guest: it is in its repository too.
@@ -53,15 +61,26 @@ impl Origin {
 }
 
 impl Kept {
-    /// Opens the folder, which is made where it is not there, and waits until nobody else has it.
+    /// Opens the folder, which is made where it is not there, and waits a minute at most until nobody else has it.
     ///
     /// # Errors
-    /// When that is not possible.
+    /// When that is not possible, or somebody else has it for longer.
     pub fn open(folder: &Path) -> Result<Self, WorkspaceError> {
         at(folder, fs::create_dir_all(folder))?;
         let path = folder.join("lock");
         let lock = at(&path, File::options().create(true).append(true).open(&path))?;
-        at(&path, rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(Into::into))?;
+        let start = Instant::now();
+        while let Err(error) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK && error != rustix::io::Errno::INTR {
+                return at(&path, Err(error.into()));
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(WorkspaceError::Refused(
+                    "this workspace is in use by another command".into(),
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(Self { folder: folder.to_path_buf(), _lock: lock })
     }
 
@@ -94,26 +113,46 @@ impl Kept {
     /// # Errors
     /// When what the guest speaks of is not known here.
     pub fn shipped(&self, revision: u64) -> Result<Manifest, WorkspaceError> {
-        for name in [SHIPPED, SHIPPING] {
-            let path = self.folder.join(name);
-            if let Some(found) =
-                at(&path, manifest::load(&path))?.filter(|found| found.revision == revision)
-            {
-                return Ok(found);
+        let path = self.folder.join(SHIPPED);
+        let known = at(&path, manifest::load(&path))?;
+        if let Some(known) = known.as_ref().filter(|known| known.revision == revision) {
+            return Ok(known.clone());
+        }
+        let path = self.folder.join(SHIPPING);
+        let found = at(&path, manifest::load(&path))?.filter(|found| found.revision == revision);
+        let mut found = found.ok_or_else(|| {
+            WorkspaceError::Refused(
+                "what was shipped into this sandbox is not known here any more".into(),
+            )
+        })?;
+        // It got there, but what it left alone was not heard: of what differs nobody knows what the guest has. Nothing on the
+        // host counts as that, so that nothing is overwritten for it.
+        for (name, shipped) in &mut found.entries {
+            let before = known.as_ref().and_then(|known| known.entries.get(name));
+            if before.is_none_or(|before| before.hash != shipped.hash) {
+                (shipped.hash, shipped.stamp) = Default::default();
             }
         }
-        Err(WorkspaceError::Refused(
-            "what was shipped into this sandbox is not known here any more".into(),
-        ))
+        self.keep_shipped(&found)?;
+        Ok(found)
     }
 
-    /// What was shipped last, as far as this side knows.
+    /// What of the user's files is as `apply` made it. An entry with the note `gone` was removed.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(crate) fn last(&self) -> Result<Option<Manifest>, WorkspaceError> {
-        let path = self.folder.join(SHIPPED);
-        at(&path, manifest::load(&path))
+    pub fn applied(&self) -> Result<Manifest, WorkspaceError> {
+        let path = self.folder.join(APPLIED);
+        Ok(at(&path, manifest::load(&path))?.unwrap_or_default())
+    }
+
+    pub(crate) fn keep_applied(&self, manifest: &Manifest) -> Result<(), WorkspaceError> {
+        at(&self.folder, manifest::save(&self.folder, APPLIED, manifest))
+    }
+
+    /// Where a change of the user's files is written down while it is made.
+    pub(crate) fn stage_record(&self) -> PathBuf {
+        self.folder.join("stage")
     }
 
     /// What is being shipped. From now on it counts if the guest says that it has it.

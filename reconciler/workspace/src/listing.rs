@@ -123,7 +123,9 @@ impl Repository {
         }
         Ok(Self {
             head: git.line(&["rev-parse", "--verify", "-q", "HEAD^{commit}"])?,
-            branch: git.line(&["symbolic-ref", "-q", "--short", "HEAD"])?,
+            branch: git
+                .line(&["symbolic-ref", "-q", "HEAD"])?
+                .and_then(|name| name.strip_prefix("refs/heads/").map(String::from)),
             identity: (setting("user.name")?, setting("user.email")?),
             excludes_file: excludes_file.filter(|file| file.is_file()),
             top,
@@ -134,12 +136,42 @@ impl Repository {
         })
     }
 
-    /// Git with a scratch folder of ours for its own, and the index, objects and files of this repository.
-    fn reading(&self, scratch: &Path) -> Result<Git, WorkspaceError> {
+    /// Git with a scratch folder of ours for its own, and the objects of this repository: nothing of its settings counts,
+    /// whoever wrote them.
+    pub(crate) fn objects(&self, scratch: &Path) -> Result<Git, WorkspaceError> {
+        at(scratch, std::fs::create_dir_all(scratch))?;
         let format = format!("--object-format={}", self.format);
         let init = ["init", "-q", "--bare", "--template=", &format];
         Git::default()
             .run(&[&init.map(std::ffi::OsStr::new)[..], &[scratch.as_os_str()]].concat())?;
+        if let Ok(shallow) = std::fs::read(self.common.join("shallow")) {
+            at(scratch, std::fs::write(scratch.join("shallow"), shallow))?;
+        }
+        Ok(Git::at(scratch).with("GIT_OBJECT_DIRECTORY", self.common.join("objects")))
+    }
+
+    /// Git in this repository itself, for its references. Who owns it was looked at before.
+    pub(crate) fn references(&self) -> Git {
+        Git::at(&self.git_dir)
+    }
+
+    /// A repository of ours from which this one can be fetched: nothing but its commit and where its objects are.
+    pub(crate) fn source(&self, scratch: &Path) -> Result<(), WorkspaceError> {
+        self.objects(scratch)?;
+        let info = scratch.join("objects/info");
+        at(&info, std::fs::create_dir_all(&info))?;
+        let mut objects = self.common.join("objects").into_os_string();
+        objects.push("\n");
+        at(&info, std::fs::write(info.join("alternates"), objects.as_bytes()))?;
+        match &self.head {
+            Some(head) => at(scratch, std::fs::write(scratch.join("HEAD"), format!("{head}\n"))),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Repository::objects`], with its index and files too.
+    fn reading(&self, scratch: &Path) -> Result<Git, WorkspaceError> {
+        let git = self.objects(scratch)?;
         // An index may be split into two files, of which git looks for one beside its own folder.
         for entry in at(&self.git_dir, std::fs::read_dir(&self.git_dir))?.flatten() {
             if entry.file_name().as_bytes().starts_with(b"sharedindex.") {
@@ -152,11 +184,10 @@ impl Repository {
         at(&info, std::fs::create_dir_all(&info))?;
         let raw = "* -text !eol -ident -filter !working-tree-encoding\n";
         at(&info, std::fs::write(info.join("attributes"), raw))?;
-        let mut git = Git::at(scratch)
+        let mut git = git
             .with("GIT_WORK_TREE", &self.top)
             .with("GIT_INDEX_FILE", self.git_dir.join("index"))
-            .with("GIT_OBJECT_DIRECTORY", self.common.join("objects"));
-        git = git.set("core.bare=false");
+            .set("core.bare=false");
         if let Some(file) = self.excludes_file.as_ref().and_then(|file| file.to_str()) {
             git = git.set(format!("core.excludesFile={file}"));
         }
@@ -164,12 +195,18 @@ impl Repository {
     }
 }
 
-/// Lists what is shipped of a repository: what git tracks, and untracked files that match these patterns. `scratch` is a
-/// folder that does not exist yet; the caller removes it.
+/// Lists what is shipped of a repository: what git tracks, and untracked files that match these patterns. That one names
+/// nothing is an error where it is `strict`; later, what it named may be gone, or tracked. `scratch` is a folder
+/// that does not exist yet; the caller removes it.
 ///
 /// # Errors
 /// When there is no repository, a pattern names nothing, or something cannot be read.
-pub fn list(folder: &Path, include: &[String], scratch: &Path) -> Result<Listing, WorkspaceError> {
+pub fn list(
+    folder: &Path,
+    include: &[String],
+    strict: bool,
+    scratch: &Path,
+) -> Result<Listing, WorkspaceError> {
     let repository = Repository::of(folder)?;
     let mut listing =
         Listing { repository, items: Vec::new(), sparse: Vec::new(), left_out: Vec::new() };
@@ -177,7 +214,10 @@ pub fn list(folder: &Path, include: &[String], scratch: &Path) -> Result<Listing
     tracked(&repository, scratch, b"", &mut listing, 0)?;
     let git = repository.reading(&scratch.join("include"))?;
     for pattern in include {
-        included(&git, &repository, pattern, &mut listing)?;
+        match included(&git, &repository, pattern, &mut listing) {
+            Err(WorkspaceError::Include { .. }) if !strict => {}
+            done => done?,
+        }
     }
     listing.items.sort_by(|one, other| one.name.cmp(&other.name));
     listing.items.dedup_by(|one, other| one.name == other.name);
@@ -201,10 +241,13 @@ fn tracked(
     listing: &mut Listing,
     depth: usize,
 ) -> Result<(), WorkspaceError> {
-    let git = repository.reading(&scratch.join(format!("tracked-{}", listing.items.len())))?;
+    let place = scratch.join(format!("tracked-{depth}-{}", listing.items.len()));
+    let git = repository.reading(&place.join("index"))?;
     let root = at(&repository.top, Beneath::open(&repository.top))?;
     let changed = git.run(&["diff-files", "-z", "--name-only", "--ignore-submodules=all"])?;
-    let changed: BTreeSet<&[u8]> = pieces(&changed).collect();
+    let mut changed: BTreeSet<&[u8]> = pieces(&changed).collect();
+    let unfiltered = as_checked_out(&git, repository, &root, &changed, &place)?;
+    changed.retain(|name| !unfiltered.contains(*name));
     let staged = git.run(&["ls-files", "-z", "-t", "--stage"])?;
     let mut last: Option<Vec<u8>> = None;
     for record in pieces(&staged) {
@@ -249,6 +292,48 @@ fn tracked(
         });
     }
     Ok(())
+}
+
+/// The files among those that seem changed which a filter of the user's made just so: they were written within the grain of
+/// the index's clock, and compared without that filter they differ from what git keeps. Their stamps tell.
+fn as_checked_out(
+    git: &Git,
+    repository: &Repository,
+    root: &Beneath,
+    changed: &BTreeSet<&[u8]>,
+    scratch: &Path,
+) -> Result<BTreeSet<Vec<u8>>, WorkspaceError> {
+    if changed.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let names: Vec<&[u8]> = changed.iter().copied().collect();
+    // Where no attributes of ours take the tree's own away.
+    let plain = repository.objects(&scratch.join(format!("attributes-{}", names.len())))?;
+    let attributes = plain.filtered(&repository.top, &names)?;
+    let filtered: BTreeSet<&[u8]> = attributes.iter().map(Vec::as_slice).collect();
+    if filtered.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let out = git.run(&["ls-files", "-z", "--debug"])?;
+    let mut found = BTreeSet::new();
+    let mut rest = out.as_slice();
+    while let Some(end) = rest.iter().position(|byte| *byte == 0) {
+        let name = &rest[..end];
+        rest = &rest[end + 1..];
+        let lines = rest.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        let Some((length, _)) = lines.take(5).last() else { break };
+        let facts = String::from_utf8_lossy(&rest[..=length]).into_owned();
+        rest = &rest[length + 1..];
+        let Some(stat) = filtered.get(name).and_then(|_| root.stat(name).ok().flatten()) else {
+            continue;
+        };
+        let modified = format!("mtime: {}:{}\n", stat.st_mtime, stat.st_mtime_nsec);
+        let size = format!("size: {}\t", stat.st_size);
+        if facts.contains(&modified) && facts.contains(&size) {
+            found.insert(name.to_vec());
+        }
+    }
+    Ok(found)
 }
 
 /// A record of `ls-files -t --stage`: tag, mode, object, name.

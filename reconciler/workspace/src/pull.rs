@@ -3,12 +3,12 @@
 
 use crate::back::{GUEST, UNCOMMITTED};
 use crate::git::Git;
+use crate::kept::Kept;
 use crate::listing::Repository;
 use crate::{WorkspaceError, at, diff};
 use banger_wire::api::workspace::Returned;
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// What came into the user's repository.
@@ -45,13 +45,9 @@ pub fn habits(returned: &Returned) -> Result<BTreeSet<Vec<u8>>, WorkspaceError> 
     Ok(all)
 }
 
-/// Whether there is anything to pull.
-pub fn is_empty(returned: &Returned) -> bool {
-    returned.commits == 0 && returned.branches.is_empty() && returned.changes.is_empty()
-}
-
 /// Brings it into the repository of this folder, below `refs/banger/<sandbox>/`. With `branch`, the guest's commits and,
-/// unless `committed_only`, what is not committed on top of them, become this branch.
+/// unless `committed_only`, what is not committed on top of them, become this branch. What was pulled before and is not a
+/// part of this is kept below `refs/banger-before/`.
 ///
 /// # Errors
 /// When the repository lacks the commit that was shipped, the branch has something else, or git refuses an object.
@@ -62,10 +58,12 @@ pub fn pull(
     branch: Option<&str>,
     committed_only: bool,
 ) -> Result<Pulled, WorkspaceError> {
+    let kept = Kept::open(Path::new(&returned.kept))?;
     let user = Repository::of(folder)?;
-    let git = Git::within(&user.top)
-        .set("core.logAllRefUpdates=always")
-        .set("protocol.file.allow=always");
+    let scratch = kept.scratch()?;
+    // Objects are read and written without any of the user's settings: a fetch would run what is in them.
+    let objects = user.objects(&scratch.join("objects"))?;
+    let git = user.references();
     let space = format!("refs/banger/{sandbox}/");
     git.run(&["check-ref-format", &format!("{space}base")])?;
     if let Some(branch) = branch {
@@ -74,106 +72,134 @@ pub fn pull(
             WorkspaceError::Refused(format!("\"{branch}\" is no name for a branch"))
         })?;
     }
-    if let Some(shipped) = &returned.shipped_head {
-        if git.line(&["rev-parse", "--verify", "-q", &format!("{shipped}^{{commit}}")])?.is_none() {
-            let short = shipped.get(..12).unwrap_or(shipped);
-            let message = format!(
-                "{} does not have the commit {short} any more, which was shipped",
-                user.top.display()
-            );
-            return Err(WorkspaceError::Refused(message));
-        }
-        // What was shipped stays reachable, and is known to be there when what lies above it comes.
-        git.run(&["update-ref", &format!("{space}base"), shipped])?;
+    let shipped = returned.shipped_head.as_deref();
+    if let Some(shipped) = shipped
+        && objects.line(&["cat-file", "-e", &format!("{shipped}^{{commit}}")])?.is_none()
+    {
+        let short = shipped.get(..12).unwrap_or(shipped);
+        return Err(WorkspaceError::Refused(format!(
+            "{} does not have the commit {short} any more, which was shipped",
+            user.top.display()
+        )));
     }
-    let mut references = fetch(returned, &git, &space)?;
-    references.sort();
+    let news = bring(returned, &objects, &scratch)?;
+    let target = |name: &str| format!("{space}{}", name.trim_start_matches(GUEST));
+    let mut wanted: BTreeMap<String, String> =
+        news.iter().map(|(name, to)| (target(name), to.clone())).collect();
+    let references = wanted.clone().into_iter().collect();
+    wanted.extend(shipped.map(|shipped| (format!("{space}base"), shipped.to_string())));
     let tip = match &returned.uncommitted {
         Some(commit) if !committed_only => Some(commit.clone()),
         _ => returned.head.clone(),
     };
-    let branch = match (branch, tip) {
+    let placed = match (branch, tip) {
         (Some(branch), Some(tip)) => {
-            place_branch(&git, branch, &tip)?;
-            Some((branch.to_string(), tip))
+            let before = may_place(&git, &objects, branch, &tip)?;
+            Some((branch.to_string(), tip, before))
         }
         (Some(_), None) => {
             return Err(WorkspaceError::Refused("there is no commit for a branch".into()));
         }
         (None, _) => None,
     };
-    Ok(Pulled { references, branch })
+    let mut lines = replaced(&git, &objects, &space, sandbox, &wanted)?;
+    if let Some((branch, tip, before)) = &placed {
+        let before = before.clone().unwrap_or_else(|| "0".repeat(tip.len()));
+        lines += &format!("update refs/heads/{branch} {tip} {before}\n");
+    }
+    // All of them or none.
+    let named = git.set("core.logAllRefUpdates=always");
+    let update =
+        ["update-ref", "--no-deref", "--create-reflog", "-m", "banger: from a sandbox", "--stdin"];
+    named.feed(&update, lines.into_bytes())?;
+    Ok(Pulled { references, branch: placed.map(|(branch, tip, _)| (branch, tip)) })
 }
 
-/// Carries the objects and references over, as a bundle.
-fn fetch(
+/// Carries the objects over. The names in our own repository that bring something, and where they lead.
+fn bring(
     returned: &Returned,
-    git: &Git,
-    space: &str,
+    objects: &Git,
+    scratch: &Path,
 ) -> Result<Vec<(String, String)>, WorkspaceError> {
-    let own = Git::at(&repository(returned));
+    let own = Git::at(&repository(returned)).bounded();
     let there = own.run(&["for-each-ref", "--format=%(refname) %(objectname)", GUEST])?;
     let there = String::from_utf8_lossy(&there).into_owned();
     let shipped = returned.shipped_head.as_deref();
     // One that leads where the guest began brings nothing.
-    let news: Vec<(&str, &str)> = there
+    let news: Vec<(String, String)> = there
         .lines()
         .filter_map(|line| line.split_once(' '))
         .filter(|(_, to)| Some(*to) != shipped)
+        .map(|(name, to)| (name.to_string(), to.to_string()))
         .collect();
     if news.is_empty() {
-        return Ok(Vec::new());
+        return Ok(news);
     }
-    let bundle = Path::new(&returned.kept).join("return.bundle");
-    let mut arguments: Vec<String> =
-        vec!["bundle".into(), "create".into(), "-q".into(), bundle.display().to_string()];
-    arguments.extend(news.iter().map(|(name, _)| (*name).to_string()));
-    arguments.extend(shipped.map(|shipped| format!("^{shipped}")));
-    own.run(&arguments)?;
-    let fetch = [
-        "fetch",
-        "-q",
-        "--no-tags",
-        "--no-write-fetch-head",
-        "--no-auto-maintenance",
-        "--no-recurse-submodules",
-    ];
-    let mut arguments: Vec<&OsStr> = fetch.iter().map(OsStr::new).collect();
-    arguments.push(bundle.as_os_str());
-    let target = |name: &str| format!("{space}{}", name.trim_start_matches(GUEST));
-    let mapped: Vec<String> =
-        news.iter().map(|(name, _)| format!("+{name}:{}", target(name))).collect();
-    arguments.extend(mapped.iter().map(OsStr::new));
-    let fetched = git.run(&arguments);
-    at(&bundle, fs::remove_file(&bundle))?;
-    fetched?;
-    Ok(news.iter().map(|(name, to)| (target(name), (*to).to_string())).collect())
+    let mut tips: String = news.iter().map(|(_, to)| format!("{to}\n")).collect();
+    tips.extend(shipped.map(|shipped| format!("^{shipped}\n")));
+    let pack = scratch.join("pack");
+    let file = at(&pack, File::create(&pack))?;
+    own.write(&["pack-objects", "--revs", "--stdout", "-q"], tips.clone().into_bytes(), file)?;
+    let file = at(&pack, File::open(&pack))?;
+    objects.pour(&["index-pack", "--stdin", "--fix-thin", "--strict"], file)?;
+    objects.feed(&["rev-list", "--objects", "--quiet", "--stdin"], tips.into_bytes())?;
+    Ok(news)
 }
 
-/// Makes a branch, or moves it forward when nobody has it checked out.
-fn place_branch(git: &Git, branch: &str, tip: &str) -> Result<(), WorkspaceError> {
+/// What makes these references of a space, in place of those that were there. What would be lost with them moves aside.
+fn replaced(
+    git: &Git,
+    objects: &Git,
+    space: &str,
+    sandbox: &str,
+    wanted: &BTreeMap<String, String>,
+) -> Result<String, WorkspaceError> {
+    let there = git.run(&["for-each-ref", "--format=%(refname) %(objectname)", space])?;
+    let there = String::from_utf8_lossy(&there).into_owned();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let aside = format!("refs/banger-before/{sandbox}/{}/", now.unwrap_or_default().as_millis());
+    let mut lines = String::new();
+    for (name, old) in there.lines().filter_map(|line| line.split_once(' ')) {
+        let held = wanted.values().any(|new| {
+            old == new
+                || matches!(objects.line(&["merge-base", "--is-ancestor", old, new]), Ok(Some(_)))
+        });
+        if !held {
+            lines += &format!("create {aside}{} {old}\n", name.trim_start_matches(space));
+        }
+        if !wanted.contains_key(name) {
+            lines += &format!("delete {name} {old}\n");
+        }
+    }
+    for (name, to) in wanted {
+        lines += &format!("update {name} {to}\n");
+    }
+    Ok(lines)
+}
+
+/// Whether a branch may be made or moved forward: what it leads to now.
+fn may_place(
+    git: &Git,
+    objects: &Git,
+    branch: &str,
+    tip: &str,
+) -> Result<Option<String>, WorkspaceError> {
     let name = format!("refs/heads/{branch}");
     let refuse = |why: &str| {
         WorkspaceError::Refused(format!("the branch {branch} is there already, and {why}"))
     };
-    let before = git.line(&["rev-parse", "--verify", "-q", &name])?;
-    let Some(before) = before else {
-        let none = "0".repeat(tip.len());
-        return git
-            .run(&["update-ref", "-m", "banger: from a sandbox", &name, tip, &none])
-            .map(drop);
-    };
+    let Some(before) = git.line(&["rev-parse", "--verify", "-q", &name])? else { return Ok(None) };
     if before == tip {
-        return Ok(());
+        return Ok(Some(before));
     }
     let worktrees = git.run(&["worktree", "list", "--porcelain"])?;
     if String::from_utf8_lossy(&worktrees).lines().any(|line| line == format!("branch {name}")) {
         return Err(refuse("checked out"));
     }
-    if git.line(&["merge-base", "--is-ancestor", &before, tip])?.is_none() {
+    if objects.line(&["merge-base", "--is-ancestor", &before, tip])?.is_none() {
         return Err(refuse("has commits that the sandbox does not have"));
     }
-    git.run(&["update-ref", "-m", "banger: from a sandbox", &name, tip, &before]).map(drop)
+    Ok(Some(before))
 }
 
 /// The name below `refs/banger/<sandbox>/` of what is not committed.

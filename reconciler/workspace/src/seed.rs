@@ -1,11 +1,12 @@
 //! The repository that the guest gets: the commit that the host is at, as shallow as it was asked for, with the user's name
 //! and nothing else of the host's: no remotes, no hooks, no settings, no credentials.
 
-use crate::git::Git;
+use crate::git::{Git, pieces};
 use crate::kept::{Kept, Origin};
 use crate::listing::Repository;
 use crate::{WorkspaceError, at};
 use banger_tree::stream::Sender;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -21,6 +22,7 @@ pub(crate) fn prepare(
     kept: &Kept,
     repository: &Repository,
     depth: Option<u32>,
+    scratch: &Path,
 ) -> Result<(), WorkspaceError> {
     let own = kept.repository();
     if !own.join("HEAD").is_file() {
@@ -33,22 +35,39 @@ pub(crate) fn prepare(
     if git.line(&["rev-parse", "--verify", "-q", HEAD])?.as_ref() == Some(head) {
         return Ok(());
     }
-    // The only way in for a protocol: from one folder of this host to another.
-    let git = git.set("protocol.file.allow=always");
+    // The only way in for a protocol: from one folder of ours to another. What the user's own history has was taken by the
+    // user's git: it is not for us to refuse.
+    let git = git.set("protocol.file.allow=always").set("fetch.fsckObjects=false");
     let depth = match depth {
         Some(0) => None,
         depth => Some(format!("--depth={}", depth.unwrap_or(1))),
     };
+    let source = scratch.join("source");
+    repository.source(&source)?;
     let mut arguments =
         vec!["fetch", "-q", "--no-tags", "--no-write-fetch-head", "--update-shallow"];
     arguments.extend(depth.as_deref());
-    let top = repository.top.to_str();
-    let top = top.ok_or_else(|| {
-        WorkspaceError::Refused(format!("{} is not UTF-8", repository.top.display()))
-    })?;
+    let path = source.to_str();
+    let path =
+        path.ok_or_else(|| WorkspaceError::Refused(format!("{} is not UTF-8", source.display())))?;
     let reference = format!("+HEAD:{HEAD}");
-    arguments.extend([top, &reference]);
+    arguments.extend([path, &reference]);
     git.run(&arguments).map(drop)
+}
+
+/// Marks those of these names that the index has.
+fn mark<'a>(
+    index: &Git,
+    how: &str,
+    names: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), WorkspaceError> {
+    let listed = index.run(&["ls-files", "-z"])?;
+    let listed: BTreeSet<&[u8]> = pieces(&listed).collect();
+    let names: Vec<&[u8]> = names.filter(|name| listed.contains(name)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    index.feed(&["update-index", "-z", how, "--stdin"], names.join(&0u8)).map(drop)
 }
 
 /// Sends the repository.
@@ -60,7 +79,6 @@ pub(crate) fn send(
     kept: &Kept,
     repository: &Repository,
     origin: &Origin,
-    unchanged: &[Vec<u8>],
     scratch: &Path,
 ) -> Result<(), WorkspaceError> {
     let own = kept.repository();
@@ -108,12 +126,12 @@ pub(crate) fn send(
         }
         let index = kept.git().with("GIT_INDEX_FILE", seed.join("index"));
         index.run(&["read-tree", commit])?;
-        if !unchanged.is_empty() {
-            // Files that a filter of the host's made: the guest's git has no such filter and would take them for changed.
-            let names = unchanged.join(&0u8);
-            let index = index.with("GIT_WORK_TREE", &repository.top).set("core.bare=false");
-            index.feed(&["update-index", "-z", "--assume-unchanged", "--stdin"], names)?;
-        }
+        let index = index.with("GIT_WORK_TREE", &repository.top).set("core.bare=false");
+        let index = index.inside(&repository.top);
+        // Files that a filter of the host's made: the guest's git has no such filter and would take them for changed.
+        mark(&index, "--assume-unchanged", origin.filtered.iter().map(Vec::as_slice))?;
+        // Files that are not here by intent: it would take them for removed.
+        mark(&index, "--skip-worktree", origin.sparse.iter().map(|(_, _, name)| name.as_slice()))?;
     }
     let mut parts: Vec<(String, std::path::PathBuf)> = Vec::new();
     for entry in at(&seed, fs::read_dir(&seed))?.flatten() {

@@ -1,13 +1,13 @@
 //! Sends a repository's files, or those that changed since: each is read once, and what was read is what counts as shipped.
 
-use crate::git::pieces;
 use crate::kept::{Kept, Origin};
 use crate::listing::{self, Item, Listing};
 use crate::{WorkspaceError, at, seed};
 use banger_tree::beneath::{Beneath, kind};
 use banger_tree::manifest::{self, Manifest, Now, Shipped, seen};
 use banger_tree::name;
-use banger_tree::stream::Sender;
+use banger_tree::stream::{Content, Sender};
+use banger_tree::take::digest;
 use rustix::fs::FileType;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -56,30 +56,32 @@ pub fn send<W: Write>(
     mut to: Sender<W>,
 ) -> Result<(Sent, W), WorkspaceError> {
     let scratch = kept.scratch()?;
-    let listing = listing::list(&what.folder, &what.include, &scratch.join("listing"))?;
+    let place = scratch.join("listing");
+    let listing = listing::list(&what.folder, &what.include, revision == 0, &place)?;
     let repository = &listing.repository;
-    seed::prepare(kept, repository, what.depth)?;
-    let before = match revision {
-        0 => None,
-        // One that is not known any more is shipped anew: the guest's own changes stay.
-        revision => kept.shipped(revision).ok().or_else(|| kept.last().ok().flatten()),
-    };
-    let known = kept.origin()?;
-    let mark = known.filter(|_| revision > 0).map_or_else(|| what.mark.clone(), |known| known.mark);
+    seed::prepare(kept, repository, what.depth, &scratch)?;
+    // What a guest has that is not known any more is shipped anew: its own changes stay.
+    let before = if revision == 0 { None } else { kept.shipped(revision).ok() };
+    let known = kept.origin()?.filter(|_| revision > 0);
+    let objects = objects(kept, &listing)?;
     let origin = Origin {
         folder: repository.top.clone(),
-        head: repository.head.clone(),
+        // The commit that the guest is at stays the one that it was given first.
+        head: known.as_ref().map_or_else(|| repository.head.clone(), |known| known.head.clone()),
         branch: repository.branch.clone(),
         identity: repository.identity.clone(),
         format: repository.format.clone(),
+        filtered: filtered(kept, &listing, &objects)?,
         sparse: listing.sparse.clone(),
-        mark,
+        mark: known.map_or_else(|| what.mark.clone(), |known| known.mark),
     };
-    let objects = objects(kept, &listing)?;
+    let is_filtered: BTreeSet<Vec<u8>> = origin.filtered.iter().cloned().collect();
     let mut run = Run {
         root: at(&repository.top, Beneath::open(&repository.top))?,
         spool: Spool::new(scratch.join("spool"))?,
         objects,
+        filtered: is_filtered,
+        applied: kept.applied()?,
         before: before.as_ref(),
         manifest: Manifest {
             at: what.at.clone(),
@@ -96,8 +98,7 @@ pub fn send<W: Write>(
         run.item(&mut to, item)?;
     }
     if revision == 0 {
-        let filtered = run.filtered(kept, &listing)?;
-        seed::send(&mut to, kept, repository, &origin, &filtered, &scratch)?;
+        seed::send(&mut to, kept, repository, &origin, &scratch)?;
     }
     run.spool.hash(kept, &mut run.manifest)?;
     run.manifest.written = manifest::now_secs();
@@ -129,9 +130,7 @@ pub fn settle(
             None => manifest.entries.remove(name),
         };
     }
-    // The commit that the guest is at stays the one that it was given first.
-    let head = kept.origin()?.and_then(|known| known.head);
-    kept.keep_origin(&Origin { head: head.or(origin.head.clone()), ..origin })?;
+    kept.keep_origin(&origin)?;
     kept.keep_shipped(&manifest)
 }
 
@@ -155,6 +154,8 @@ struct Run<'a> {
     root: Beneath,
     spool: Spool,
     objects: BTreeMap<String, u64>,
+    filtered: BTreeSet<Vec<u8>>,
+    applied: Manifest,
     before: Option<&'a Manifest>,
     manifest: Manifest,
     files: u64,
@@ -179,27 +180,29 @@ impl Run<'_> {
 
     fn item<W: Write>(&mut self, to: &mut Sender<W>, item: &Item) -> Result<(), WorkspaceError> {
         let shown = PathBuf::from(name::shown(&item.name));
-        // An object that we have stands for the content; of anything else we keep the content ourselves.
-        let object = item.object.clone().filter(|object| self.objects.contains_key(object));
-        if let Some((before, shipped)) =
-            self.before.and_then(|b| Some((b, b.entries.get(&item.name)?)))
-            && before.now(&self.root, &item.name, shipped).is_ok_and(|now| now == Now::Same)
+        // An object that we have stands for the content, if no filter is between them; of anything else we keep the content.
+        let object = item.object.clone().filter(|object| {
+            self.objects.contains_key(object) && !self.filtered.contains(&item.name)
+        });
+        // Looked at first: what changes from now on has another stamp.
+        let stat = self.root.stat(&item.name).ok().flatten();
+        if let Some(stat) = &stat
+            && let Some(shipped) = self.unchanged(&item.name)
         {
-            let stat = at(&shown, self.root.stat(&item.name))?;
-            let stamp = stat.map_or(shipped.stamp, |stat| manifest::Stamp::of(&stat));
-            self.manifest.entries.insert(item.name.clone(), Shipped { stamp, ..shipped.clone() });
+            let stamp = manifest::Stamp::of(stat);
+            self.manifest.entries.insert(item.name.clone(), Shipped { stamp, ..shipped });
             return Ok(());
         }
         let (stat, content) = if item.link {
-            let Ok(target) = self.root.read_link(&item.name) else { return self.went(to, item) };
-            let stat = at(&shown, self.root.stat(&item.name))?;
-            let Some(stat) = stat else { return self.went(to, item) };
+            let (Some(stat), Ok(target)) = (stat, self.root.read_link(&item.name)) else {
+                return self.went(to, item);
+            };
             at(&shown, to.link(&item.name, &target))?;
             if object.is_none() {
                 at(&shown, self.spool.next(&item.name)?.write_all(&target))?;
             }
-            let hash = at(&shown, manifest::hash_of(&self.root, &item.name, true))?;
-            (stat, banger_tree::stream::Content { size: target.len() as u64, hash })
+            let (size, hash) = at(&shown, digest(&mut target.as_slice()))?;
+            (stat, Content { size, hash })
         } else {
             let Ok((file, stat)) = self.root.read(&item.name) else { return self.went(to, item) };
             let copy = if object.is_none() { Some(self.spool.next(&item.name)?) } else { None };
@@ -212,6 +215,18 @@ impl Run<'_> {
         let shipped = Shipped { note: object.unwrap_or_default(), ..seen(&stat, content.hash) };
         self.manifest.entries.insert(item.name.clone(), shipped);
         Ok(())
+    }
+
+    /// What the guest has of this name, when the host has nothing else for it: what was shipped, or what came from the guest.
+    fn unchanged(&self, name: &[u8]) -> Option<Shipped> {
+        let before = self.before?;
+        let shipped = before.entries.get(name)?;
+        let same = |manifest: &Manifest, entry: &Shipped| {
+            manifest.now(&self.root, name, entry).is_ok_and(|now| now == Now::Same)
+        };
+        let applied = self.applied.entries.get(name);
+        let same = same(before, shipped) || applied.is_some_and(|entry| same(&self.applied, entry));
+        same.then(|| shipped.clone())
     }
 
     /// A file that went while we were on our way to it, or that cannot be read.
@@ -228,25 +243,23 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
 
-    /// The tracked files that are not as git keeps them because a filter made them.
-    fn filtered(&self, kept: &Kept, listing: &Listing) -> Result<Vec<Vec<u8>>, WorkspaceError> {
-        let other = listing.items.iter().filter(|item| {
-            let size = item.object.as_ref().and_then(|object| self.objects.get(object));
-            size.is_some_and(|size| *size != item.size)
-        });
-        let names: Vec<&[u8]> = other.map(|item| item.name.as_slice()).collect();
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let git = kept.git().with("GIT_WORK_TREE", &listing.repository.top).set("core.bare=false");
-        let git = git.inside(&listing.repository.top);
-        let out = git.feed(&["check-attr", "-z", "--stdin", "filter"], names.join(&0u8))?;
-        let fields: Vec<&[u8]> = pieces(&out).collect();
-        let filtered =
-            fields.chunks_exact(3).filter(|field| !matches!(field[2], b"unspecified" | b"unset"));
-        Ok(filtered.map(|field| field[0].to_vec()).collect())
+/// The tracked files that are not as git keeps them because a filter made them.
+fn filtered(
+    kept: &Kept,
+    listing: &Listing,
+    objects: &BTreeMap<String, u64>,
+) -> Result<Vec<Vec<u8>>, WorkspaceError> {
+    let other = listing.items.iter().filter(|item| {
+        let size = item.object.as_ref().and_then(|object| objects.get(object));
+        size.is_some_and(|size| *size != item.size)
+    });
+    let names: Vec<&[u8]> = other.map(|item| item.name.as_slice()).collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
     }
+    kept.git().filtered(&listing.repository.top, &names)
 }
 
 /// Reads on, and keeps a copy of what was read.

@@ -5,7 +5,7 @@
 
 use crate::name;
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -248,16 +248,52 @@ impl Beneath {
         self.rename_to(from, self, to)
     }
 
+    /// As [`Beneath::rename`], but never in place of something.
+    ///
+    /// # Errors
+    /// When one of them cannot be reached, it is not there, or something is in its place (`AlreadyExists`).
+    pub fn rename_new(&self, from: &[u8], to: &[u8]) -> io::Result<()> {
+        self.rename_new_to(from, self, to)
+    }
+
     /// As [`Beneath::rename`], below another folder of the same filesystem.
     ///
     /// # Errors
     /// When one of them cannot be reached, or it is not there.
     pub fn rename_to(&self, from: &[u8], other: &Beneath, to: &[u8]) -> io::Result<()> {
+        self.move_to(from, other, to, RenameFlags::empty())
+    }
+
+    /// As [`Beneath::rename_new`], below another folder of the same filesystem.
+    ///
+    /// # Errors
+    /// When one of them cannot be reached, it is not there, or something is in its place (`AlreadyExists`).
+    pub fn rename_new_to(&self, from: &[u8], other: &Beneath, to: &[u8]) -> io::Result<()> {
+        self.move_to(from, other, to, RenameFlags::NOREPLACE)
+    }
+
+    fn move_to(
+        &self,
+        from: &[u8],
+        other: &Beneath,
+        to: &[u8],
+        flags: RenameFlags,
+    ) -> io::Result<()> {
         let (from_parent, from_last) = last(from)?;
         let (to_parent, to_last) = last(to)?;
         let from_parent = self.go(from_parent, OFlags::PATH | OFlags::DIRECTORY)?;
         let to_parent = other.make(to_parent, 0o755, None)?;
-        Ok(rustix::fs::renameat(from_parent, from_last, to_parent, to_last)?)
+        Ok(rustix::fs::renameat_with(from_parent, from_last, to_parent, to_last, flags)?)
+    }
+
+    /// Makes a folder that only its owner may enter, and that was not there.
+    ///
+    /// # Errors
+    /// When it is there, or cannot be made.
+    pub fn make_new(&self, name: &[u8]) -> io::Result<()> {
+        let (parent, part) = last(name)?;
+        let parent = self.go(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        Ok(rustix::fs::mkdirat(parent, part, mode(0o700))?)
     }
 
     /// Everything that was written here is on disk when this returns.

@@ -6,7 +6,7 @@
 use crate::Hash;
 use crate::beneath::{Beneath, kind};
 use crate::name::MAX_NAME;
-use crate::stage::{digest, plain};
+use crate::take::{digest, plain};
 use rustix::fs::{FileType, Stat};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ const MAGIC: &[u8; 8] = b"bangerw1";
 const GRAIN_SECS: i64 = 1;
 
 /// What a file or link was.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shipped {
     /// Whether it is a link.
     pub link: bool,

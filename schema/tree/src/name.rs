@@ -139,6 +139,8 @@ const HABIT_FOLDERS: &[&[u8]] = &[
     b".mvn",
     b".bundle",
     b".yarn",
+    b".mise",
+    b"mise",
 ];
 
 /// Files that run, or say what runs, when somebody enters, builds, tests or opens the folder. Sources and lists of what a
@@ -150,6 +152,8 @@ const HABIT_NAMES: &[&[u8]] = &[
     b".envrc",
     b".env",
     b"mise.toml",
+    b"mise.local.toml",
+    b".devcontainer.json",
     b".mise.toml",
     b".tool-versions",
     b"makefile",

@@ -1,18 +1,17 @@
 //! Many changes below a folder as one: prepared in a folder of our own inside of it, then renamed into their places.
 //!
 //! Either all of them are there afterwards or none is. What is replaced is kept until the last one is in its place; an
-//! error puts it back, and what a crash left is put back by whoever comes next ([`recover`]).
+//! error puts it back, and what a crash left is put back or ended by whoever comes next ([`recover`]). That there is such a
+//! thing is written down elsewhere: a folder that only looks like one of ours is nobody's.
 
-use crate::Hash;
 use crate::beneath::{Beneath, Owner, kind};
 use crate::name::{self, STAGE};
 use crate::stream::{Entry, Limits, Receiver, Sender, StreamError};
 use crate::walk;
-use rustix::fs::{FileType, FlockOperation};
-use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use rustix::fs::{FileType, FlockOperation, Stat};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +28,14 @@ pub enum StageError {
     /// Somebody else is changing the same folder.
     #[error("another change of this folder is under way")]
     Busy,
+    /// An earlier change was cut off, and what it left cannot be put back.
+    #[error("an earlier change was cut off, and {} was edited since: what was there before is in {folder}", name::shown(.name))]
+    Edited {
+        /// Which file.
+        name: Vec<u8>,
+        /// Where what was there before is.
+        folder: String,
+    },
     /// A name could not be reached or written.
     #[error("{}", name::shown(.0))]
     Io(Vec<u8>, #[source] io::Error),
@@ -42,8 +49,39 @@ fn list(names: &[(Vec<u8>, String)]) -> String {
     format!("{}{more}", some.join(", "))
 }
 
-fn at<T>(name: &[u8], result: io::Result<T>) -> Result<T, StageError> {
+pub(crate) fn at<T>(name: &[u8], result: io::Result<T>) -> Result<T, StageError> {
     result.map_err(|error| StageError::Io(name.to_vec(), error))
+}
+
+/// What tells a file from one that was written later: it stays the same when a file is renamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    inode: u64,
+    size: i64,
+    modified: (i64, i64),
+}
+
+impl Mark {
+    /// Of this file, as it is.
+    pub fn of(stat: &Stat) -> Self {
+        let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+        Self { inode: stat.st_ino, size: stat.st_size, modified: (stat.st_mtime, nanoseconds) }
+    }
+
+    fn text(&self) -> String {
+        format!("{} {} {} {}", self.inode, self.size, self.modified.0, self.modified.1)
+    }
+}
+
+/// What has to be in a change's place when it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing.
+    Nothing,
+    /// This file or link, as it was looked at.
+    This(Mark),
+    /// Any file or link, or nothing.
+    Any,
 }
 
 /// Changes that are being prepared. Dropped before they are made, they leave nothing.
@@ -53,32 +91,46 @@ pub struct Stage<'a> {
     inside: Beneath,
     changes: Vec<Change>,
     owner: Owner,
+    record: Option<PathBuf>,
 }
 
 /// One change: the file or link in the stage of the same number goes to this name; or the name goes.
 struct Change {
     name: Vec<u8>,
-    put: bool,
+    put: Option<Mark>,
+    expect: Expect,
 }
 
-fn numbered(kind: &str, number: usize) -> Vec<u8> {
+pub(crate) fn numbered(kind: &str, number: usize) -> Vec<u8> {
     format!("{kind}-{number}").into_bytes()
 }
 
+/// A name that nobody can have made before.
+fn fresh() -> io::Result<Vec<u8>> {
+    let mut random = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{STAGE}{hex}").into_bytes())
+}
+
 impl<'a> Stage<'a> {
-    /// Begins. What an earlier one left behind is put back first.
+    /// Begins. In `record`, a file outside of what others can write, it is written down while changes are being made; what an
+    /// earlier one left behind is put back first.
     ///
     /// # Errors
     /// When another one is under way, or the folder cannot be written.
-    pub fn new(root: &'a Beneath, owner: Owner) -> Result<Self, StageError> {
-        recover(root)?;
-        let folder = format!("{STAGE}{}", std::process::id()).into_bytes();
-        at(&folder, root.folder(&folder, 0o700, None))?;
+    pub fn new(root: &'a Beneath, owner: Owner, record: Option<&Path>) -> Result<Self, StageError> {
+        if let Some(record) = record {
+            recover(root, record)?;
+        }
+        let folder = at(b".", fresh())?;
+        at(&folder, root.make_new(&folder))?;
         let inside = at(&folder, root.enter(&folder))?;
         // It is held for as long as it is used: that tells it from one that was left.
         let held = rustix::fs::flock(inside.descriptor(), FlockOperation::NonBlockingLockExclusive);
         held.map_err(|_| StageError::Busy)?;
-        Ok(Self { root, folder, inside, changes: Vec::new(), owner })
+        let record = record.map(Path::to_path_buf);
+        Ok(Self { root, folder, inside, changes: Vec::new(), owner, record })
     }
 
     /// Prepares a file; `write` gives it its content.
@@ -89,13 +141,14 @@ impl<'a> Stage<'a> {
         &mut self,
         name: &[u8],
         mode: u32,
+        expect: Expect,
         write: impl FnOnce(&mut File) -> Result<(), E>,
     ) -> Result<(), E> {
         let number = numbered("new", self.changes.len());
         let mut new = at(name, self.inside.create(&number, mode, self.owner))?;
         write(&mut new.file)?;
-        at(name, new.keep())?;
-        self.changes.push(Change { name: name.to_vec(), put: true });
+        let stat = at(name, new.keep())?;
+        self.changes.push(Change { name: name.to_vec(), put: Some(Mark::of(&stat)), expect });
         Ok(())
     }
 
@@ -103,15 +156,34 @@ impl<'a> Stage<'a> {
     ///
     /// # Errors
     /// When that fails.
-    pub fn link(&mut self, name: &[u8], target: &[u8]) -> Result<(), StageError> {
-        at(name, self.inside.link(&numbered("new", self.changes.len()), target, self.owner))?;
-        self.changes.push(Change { name: name.to_vec(), put: true });
+    pub fn link(&mut self, name: &[u8], target: &[u8], expect: Expect) -> Result<(), StageError> {
+        let number = numbered("new", self.changes.len());
+        at(name, self.inside.link(&number, target, self.owner))?;
+        let stat = at(name, self.inside.stat(&number))?.map(|stat| Mark::of(&stat));
+        self.changes.push(Change { name: name.to_vec(), put: stat, expect });
         Ok(())
     }
 
     /// Prepares a removal.
-    pub fn remove(&mut self, name: &[u8]) {
-        self.changes.push(Change { name: name.to_vec(), put: false });
+    pub fn remove(&mut self, name: &[u8], expect: Expect) {
+        self.changes.push(Change { name: name.to_vec(), put: None, expect });
+    }
+
+    /// How many changes are prepared.
+    pub fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Takes back what was prepared last; its name.
+    pub(crate) fn drop_last(&mut self) -> Option<Vec<u8>> {
+        let change = self.changes.pop()?;
+        let _ = self.inside.remove(&numbered("new", self.changes.len()));
+        Some(change.name)
     }
 
     /// Makes all changes.
@@ -119,11 +191,14 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// When one cannot be made: then all are undone.
     pub fn commit(self) -> Result<(), StageError> {
+        if self.changes.is_empty() {
+            return Ok(());
+        }
         let mut journal = Sender::new(Vec::new());
         for change in &self.changes {
-            let written = match change.put {
-                true => journal.link(&change.name, b"put"),
-                false => journal.removed(&change.name),
+            let written = match &change.put {
+                Some(mark) => journal.link(&change.name, mark.text().as_bytes()),
+                None => journal.removed(&change.name),
             };
             at(&change.name, written)?;
         }
@@ -135,39 +210,54 @@ impl<'a> Stage<'a> {
             self.inside.sync()
         });
         at(&self.folder, written)?;
+        if let Some(record) = &self.record {
+            at(&self.folder, write_down(record, &self.folder))?;
+        }
         for number in 0..self.changes.len() {
             if let Err(error) = self.make(number) {
                 undo(self.root, &self.inside, &self.changes);
                 return Err(error);
             }
         }
+        let _ = self.root.sync();
         // From here on they are made: the old ones are only rubbish.
-        let done = self.root.sync().and_then(|()| self.inside.remove(b"journal"));
-        if let Err(error) = done {
-            undo(self.root, &self.inside, &self.changes);
-            return at(&self.folder, Err(error));
-        }
-        for change in self.changes.iter().filter(|change| !change.put) {
-            if let Some(at) = change.name.iter().rposition(|byte| *byte == b'/') {
-                self.root.prune(&change.name[..at]);
-            }
+        at(&self.folder, self.inside.remove(b"journal"))?;
+        for change in self.changes.iter().filter(|change| change.put.is_none()) {
+            self.root.prune(parent(&change.name));
         }
         Ok(())
     }
 
     fn make(&self, number: usize) -> Result<(), StageError> {
-        let change = &self.changes[number];
-        let name = &change.name;
+        let Change { name, put, expect } = &self.changes[number];
+        let conflict = |why: &str| StageError::Conflict(vec![(name.clone(), why.to_string())]);
         let staged = |kind: &str| walk::join(&self.folder, &numbered(kind, number));
-        match at(name, self.root.stat(name))? {
-            Some(stat) if kind(&stat).0 == FileType::Directory => {
-                return Err(StageError::Conflict(vec![(name.clone(), "a folder".into())]));
+        let there = at(name, self.root.stat(name))?;
+        match (&there, expect) {
+            (Some(stat), _) if kind(stat).0 == FileType::Directory => {
+                return Err(conflict("a folder"));
             }
-            Some(_) => at(name, self.root.rename(name, &staged("old")))?,
-            None => {}
+            (Some(_), Expect::Nothing) => return Err(conflict("it appeared meanwhile")),
+            (None, Expect::This(_)) => return Err(conflict("it went meanwhile")),
+            (Some(_), _) => {
+                at(name, self.root.rename(name, &staged("old")))?;
+                // Only now nobody can change it any more without our seeing it.
+                let moved = at(name, self.inside.stat(&numbered("old", number)))?;
+                let same = |mark: &Mark| moved.is_some_and(|stat| Mark::of(&stat) == *mark);
+                if let Expect::This(mark) = expect
+                    && !same(mark)
+                {
+                    return Err(conflict("it changed meanwhile"));
+                }
+            }
+            (None, Expect::Nothing | Expect::Any) => {}
         }
-        if change.put {
-            at(name, self.root.rename(&staged("new"), name))?;
+        if put.is_some() {
+            let placed = self.root.rename_new(&staged("new"), name);
+            placed.map_err(|error| match error.kind() == io::ErrorKind::AlreadyExists {
+                true => conflict("it appeared meanwhile"),
+                false => StageError::Io(name.clone(), error),
+            })?;
         }
         Ok(())
     }
@@ -175,35 +265,51 @@ impl<'a> Stage<'a> {
 
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
-        clear(self.root, &self.folder, &self.inside);
+        clear(self.root, &self.folder, &self.inside, self.record.as_deref());
     }
 }
 
-/// Puts back what was there, last change first. What cannot be put back stays in the stage.
-fn undo(root: &Beneath, inside: &Beneath, changes: &[Change]) {
+fn parent(name: &[u8]) -> &[u8] {
+    &name[..name.iter().rposition(|byte| *byte == b'/').unwrap_or(0)]
+}
+
+fn write_down(record: &Path, folder: &[u8]) -> io::Result<()> {
+    let mut file = File::create(record)?;
+    file.write_all(folder)?;
+    file.sync_all()
+}
+
+/// Puts back what was there, last change first. What was edited since, and what cannot be put back, stays; its name.
+fn undo(root: &Beneath, inside: &Beneath, changes: &[Change]) -> Option<Vec<u8>> {
     let there = |name: &[u8]| inside.stat(name).is_ok_and(|stat| stat.is_some());
+    let mut stuck = None;
     for (number, change) in changes.iter().enumerate().rev() {
         let (old, new) = (numbered("old", number), numbered("new", number));
-        if change.put && !there(&new) {
-            // It was moved into its place: back it goes, unless what follows overwrites it.
-            let _ = root.rename_to(&change.name, inside, &new);
+        if let Some(mark) = change.put.filter(|_| !there(&new)) {
+            // It was moved into its place. Only what is still ours is taken away again.
+            let ours =
+                root.stat(&change.name).ok().flatten().is_some_and(|stat| Mark::of(&stat) == mark);
+            if !ours || root.rename_to(&change.name, inside, &new).is_err() {
+                stuck = Some(change.name.clone());
+                continue;
+            }
         }
-        if there(&old) {
-            let _ = inside.rename_to(&old, root, &change.name);
-        } else if change.put
-            && let Some(at) = change.name.iter().rposition(|byte| *byte == b'/')
-        {
-            root.prune(&change.name[..at]);
+        if !there(&old) {
+            if change.put.is_some() && !parent(&change.name).is_empty() {
+                root.prune(parent(&change.name));
+            }
+        } else if inside.rename_new_to(&old, root, &change.name).is_err() {
+            stuck = Some(change.name.clone());
         }
     }
-    let stuck = (0..changes.len()).any(|number| there(&numbered("old", number)));
-    if !stuck {
+    if stuck.is_none() {
         let _ = inside.remove(b"journal");
     }
+    stuck
 }
 
 /// Removes a stage, unless it still has what could not be put back.
-fn clear(root: &Beneath, folder: &[u8], inside: &Beneath) {
+fn clear(root: &Beneath, folder: &[u8], inside: &Beneath, record: Option<&Path>) {
     if !matches!(inside.stat(b"journal"), Ok(None)) {
         return;
     }
@@ -211,252 +317,81 @@ fn clear(root: &Beneath, folder: &[u8], inside: &Beneath) {
         let _ = inside.remove(&name);
     }
     root.prune(folder);
-}
-
-/// Puts back what a change left that did not come to its end.
-///
-/// # Errors
-/// When one is under way, or what is there cannot be read.
-pub fn recover(root: &Beneath) -> Result<(), StageError> {
-    for folder in at(b".", walk::names(root, b""))? {
-        if !folder.starts_with(STAGE.as_bytes()) {
-            continue;
-        }
-        let inside = at(&folder, root.enter(&folder))?;
-        let held = rustix::fs::flock(inside.descriptor(), FlockOperation::NonBlockingLockExclusive);
-        held.map_err(|_| StageError::Busy)?;
-        if let Ok((file, _)) = inside.read(b"journal") {
-            let mut changes = Vec::new();
-            let mut receiver = Receiver::new(io::BufReader::new(file), Limits::NONE);
-            while let Some(entry) = receiver.next_entry()? {
-                let put = matches!(entry, Entry::Link { .. });
-                let name = entry.name().to_vec();
-                name::check(&name).map_err(|why| StreamError::Name { name: name.clone(), why })?;
-                changes.push(Change { name, put });
-            }
-            undo(root, &inside, &changes);
-        }
-        clear(root, &folder, &inside);
-    }
-    Ok(())
-}
-
-/// What may be taken from a stream.
-#[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    /// Links may come whose targets stay below the folder.
-    pub links: bool,
-    /// What is there and different may be replaced.
-    pub force: bool,
-    /// Only whether a file is executable counts of its permissions, and names that are `.git` somewhere are refused: it
-    /// comes from a guest.
-    pub hostile: bool,
-}
-
-/// What came.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Taken {
-    /// Files and links that were written.
-    pub files: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-    /// Files and links that were there already, just so.
-    pub same: u64,
-    /// What the other side left out: sockets and the like.
-    pub left_out: u64,
-}
-
-/// A name whose first part is another.
-fn renamed(name: &[u8], called: Option<&[u8]>) -> Vec<u8> {
-    match (called, name.iter().position(|byte| *byte == b'/')) {
-        (None, _) => name.to_vec(),
-        (Some(called), None) => called.to_vec(),
-        (Some(called), Some(slash)) => [called, &name[slash..]].concat(),
+    if let Some(record) = record {
+        let _ = std::fs::remove_file(record);
     }
 }
 
-/// Takes a whole stream below a folder, or nothing of it. The first part of every name is `called` so, if that is given.
+/// Ends what a change left that did not come to its end, or puts it back: only one that was written down.
 ///
 /// # Errors
-/// When something may not come, is there already, or cannot be written.
-pub fn take(
-    receiver: &mut Receiver<impl Read>,
-    root: &Beneath,
-    rules: Rules,
-    owner: Owner,
-    called: Option<&[u8]>,
-) -> Result<Taken, StageError> {
-    let mut stage = Stage::new(root, owner)?;
-    let (mut taken, mut refused, mut conflicts) = (Taken::default(), Vec::new(), Vec::new());
-    let (mut folders, mut seen) = (Vec::new(), BTreeSet::new());
+/// When one is under way, cannot be read, or something was edited since; that is said once.
+pub fn recover(root: &Beneath, record: &Path) -> Result<(), StageError> {
+    let folder = match std::fs::read(record) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => at(b"record", read)?,
+    };
+    let ours = folder.starts_with(STAGE.as_bytes()) && !folder.contains(&b'/');
+    let inside = match root.enter(&folder) {
+        Ok(inside) if ours => inside,
+        // It is of another folder, or was cleared.
+        Ok(_) | Err(_) => return at(b"record", std::fs::remove_file(record)),
+    };
+    let held = rustix::fs::flock(inside.descriptor(), FlockOperation::NonBlockingLockExclusive);
+    held.map_err(|_| StageError::Busy)?;
+    let mut stuck = None;
+    if let Ok((file, _)) = inside.read(b"journal") {
+        let changes = journal(file)?;
+        let there = |name: &[u8]| inside.stat(name).is_ok_and(|stat| stat.is_some());
+        let made = |(number, change): (usize, &Change)| match change.put {
+            Some(_) => !there(&numbered("new", number)),
+            None => matches!(root.stat(&change.name), Ok(None)),
+        };
+        if changes.iter().enumerate().all(made) {
+            // All were made, and maybe edited since: nothing is to be put back.
+            at(&folder, inside.remove(b"journal"))?;
+        } else {
+            stuck = undo(root, &inside, &changes);
+        }
+    }
+    clear(root, &folder, &inside, Some(record));
+    match stuck {
+        None => Ok(()),
+        Some(name) => {
+            // Said once: whoever reads it decides.
+            at(b"record", std::fs::remove_file(record))?;
+            Err(StageError::Edited { name, folder: name::shown(&folder) })
+        }
+    }
+}
+
+fn journal(file: File) -> Result<Vec<Change>, StageError> {
+    let mut changes = Vec::new();
+    let mut receiver = Receiver::new(io::BufReader::new(file), Limits::NONE);
     while let Some(entry) = receiver.next_entry()? {
-        let name = renamed(entry.name(), called);
-        if rules.hostile
-            && let Err(why) = name::check(&name)
-        {
-            refused.push((name, why.to_string()));
-            drain(receiver, &entry)?;
-            continue;
-        }
-        if !matches!(entry, Entry::LeftOut { .. }) && !seen.insert(name.clone()) {
-            refused.push((name, "it came twice".into()));
-            drain(receiver, &entry)?;
-            continue;
-        }
-        let there = at(&name, root.stat(&name))?;
-        let is_folder = there.as_ref().is_some_and(|stat| kind(stat).0 == FileType::Directory);
-        match entry {
-            Entry::Folder { mode, .. } if there.is_none() => folders.push((name, mode)),
-            Entry::Folder { .. } if is_folder => {}
-            Entry::Folder { .. } => conflicts.push((name, "no folder".into())),
-            Entry::File { mode, .. } => {
-                let mode = if rules.hostile { plain(mode) } else { mode & 0o777 };
-                let mut content = None;
-                stage.file(&name, mode, |file| {
-                    let mut hashing = Hashing { to: file, hash: Sha256::new() };
-                    let size = receiver.content(&mut hashing)?.size;
-                    content = Some((size, hashing.hash.finalize().into()));
-                    Ok::<_, StageError>(())
-                })?;
-                let (size, hash) = content.expect("it was written");
-                taken.bytes += size;
-                let same = is_same(root, &name, &hash, mode);
-                let way = Way { there: there.is_some(), is_folder, same, force: rules.force };
-                place(&mut stage, &mut taken, &mut conflicts, way);
-            }
+        let name = entry.name().to_vec();
+        name::check(&name).map_err(|why| StreamError::Name { name: name.clone(), why })?;
+        let put = match entry {
             Entry::Link { target, .. } => {
-                if rules.hostile && !(rules.links && stays_beneath(&name, &target)) {
-                    refused.push((name, format!("a link to {}", name::shown(&target))));
-                    continue;
-                }
-                stage.link(&name, &target)?;
-                let same = root.read_link(&name).is_ok_and(|now| now == target);
-                let way = Way { there: there.is_some(), is_folder, same, force: rules.force };
-                place(&mut stage, &mut taken, &mut conflicts, way);
+                Some(mark(&target).ok_or(StreamError::Malformed("no mark"))?)
             }
-            Entry::Removed { .. } => refused.push((name, "a removal".into())),
-            Entry::LeftOut { .. } => taken.left_out += 1,
-        }
+            Entry::Folder { .. }
+            | Entry::File { .. }
+            | Entry::Removed { .. }
+            | Entry::LeftOut { .. } => None,
+        };
+        changes.push(Change { name, put, expect: Expect::Any });
     }
-    if !refused.is_empty() {
-        return Err(StageError::Refused(refused));
-    }
-    if !conflicts.is_empty() {
-        return Err(StageError::Conflict(conflicts));
-    }
-    for (name, mode) in folders {
-        let mode = if rules.hostile { 0o755 } else { mode & 0o777 | 0o700 };
-        at(&name, root.folder(&name, mode, owner))?;
-    }
-    taken.files = stage.changes.len() as u64;
-    stage.commit()?;
-    Ok(taken)
+    Ok(changes)
 }
 
-/// What stands in the way of a change.
-struct Way {
-    there: bool,
-    is_folder: bool,
-    same: bool,
-    force: bool,
-}
-
-/// Decides about the change that was prepared last.
-fn place(
-    stage: &mut Stage<'_>,
-    taken: &mut Taken,
-    conflicts: &mut Vec<(Vec<u8>, String)>,
-    way: Way,
-) {
-    if !way.same && !way.is_folder && (!way.there || way.force) {
-        return;
-    }
-    let Some(change) = stage.changes.pop() else { return };
-    let _ = stage.inside.remove(&numbered("new", stage.changes.len()));
-    if way.same {
-        taken.same += 1;
-    } else {
-        conflicts
-            .push((change.name, if way.is_folder { "a folder" } else { "another file" }.into()));
-    }
-}
-
-fn drain(receiver: &mut Receiver<impl Read>, entry: &Entry) -> Result<(), StreamError> {
-    match entry {
-        Entry::File { .. } => receiver.content(&mut io::sink()).map(drop),
-        Entry::Folder { .. }
-        | Entry::Link { .. }
-        | Entry::Removed { .. }
-        | Entry::LeftOut { .. } => Ok(()),
-    }
-}
-
-/// What a file from elsewhere may be: executable or not.
-pub fn plain(mode: u32) -> u32 {
-    if mode & 0o111 == 0 { 0o644 } else { 0o755 }
-}
-
-/// Whether a link of this name leads to something below the root, whatever is there, and not into `.git`.
-pub fn stays_beneath(name: &[u8], target: &[u8]) -> bool {
-    let mut depth = name.split(|byte| *byte == b'/').count() - 1;
-    if target.is_empty() || target[0] == b'/' || target.contains(&0) {
-        return false;
-    }
-    for part in target.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." if depth == 0 => return false,
-            b".." => depth -= 1,
-            part if name::check(part).is_err() => return false,
-            _ => depth += 1,
-        }
-    }
-    true
-}
-
-/// Whether a file is there with this content and these permissions.
-fn is_same(root: &Beneath, name: &[u8], hash: &Hash, mode: u32) -> bool {
-    let Ok((mut file, stat)) = root.read(name) else { return false };
-    digest(&mut file).is_ok_and(|(_, now)| now == *hash) && plain(kind(&stat).1) == plain(mode)
-}
-
-/// The size and digest of what is read.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn digest(from: &mut impl Read) -> io::Result<(u64, Hash)> {
-    let mut hash = Sha256::new();
-    let mut piece = vec![0; 64 << 10];
-    let mut size = 0;
-    loop {
-        match from.read(&mut piece) {
-            Ok(0) => return Ok((size, hash.finalize().into())),
-            Ok(count) => {
-                hash.update(&piece[..count]);
-                size += count as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Writes on, and takes the digest of what goes through: the other side's word for it counts for nothing.
-struct Hashing<'a> {
-    to: &'a mut File,
-    hash: Sha256,
-}
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.to.write(bytes)?;
-        self.hash.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
-    }
+fn mark(text: &[u8]) -> Option<Mark> {
+    let mut numbers = std::str::from_utf8(text).ok()?.split(' ');
+    Some(Mark {
+        inode: numbers.next()?.parse().ok()?,
+        size: numbers.next()?.parse().ok()?,
+        modified: (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?),
+    })
 }
 
 #[cfg(test)]

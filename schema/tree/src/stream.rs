@@ -210,13 +210,17 @@ pub struct Limits {
     pub bytes: u64,
     /// Bytes of one file.
     pub file: u64,
+    /// Bytes of all names, targets and reasons together.
+    pub names: u64,
 }
 
 impl Limits {
     /// What a guest may send back (R-P6).
-    pub const RETURN: Self = Self { entries: 100_000, bytes: 2 << 30, file: 256 << 20 };
+    pub const RETURN: Self =
+        Self { entries: 100_000, bytes: 2 << 30, file: 256 << 20, names: 64 << 20 };
     /// No limits but those of the disk: what comes is our own.
-    pub const NONE: Self = Self { entries: u64::MAX, bytes: u64::MAX, file: u64::MAX };
+    pub const NONE: Self =
+        Self { entries: u64::MAX, bytes: u64::MAX, file: u64::MAX, names: u64::MAX };
 }
 
 /// Reads a stream.
@@ -225,6 +229,7 @@ pub struct Receiver<R> {
     limits: Limits,
     entries: u64,
     bytes: u64,
+    names: u64,
     /// The file whose content is due.
     open: Option<Vec<u8>>,
     piece: Vec<u8>,
@@ -233,7 +238,7 @@ pub struct Receiver<R> {
 impl<R: Read> Receiver<R> {
     /// Reads from this, so much at most.
     pub fn new(from: R, limits: Limits) -> Self {
-        Self { from, limits, entries: 0, bytes: 0, open: None, piece: vec![0; PIECE] }
+        Self { from, limits, entries: 0, bytes: 0, names: 0, open: None, piece: vec![0; PIECE] }
     }
 
     fn number<const N: usize>(&mut self) -> Result<[u8; N], StreamError> {
@@ -246,6 +251,10 @@ impl<R: Read> Receiver<R> {
         let length = usize::from(u16::from_be_bytes(self.number()?));
         if length > MAX_NAME {
             return Err(StreamError::Malformed("a name is too long"));
+        }
+        self.names += length as u64;
+        if self.names > self.limits.names {
+            return Err(StreamError::TooMuch(format!("{} MiB of names", self.limits.names >> 20)));
         }
         let mut text = vec![0; length];
         self.from.read_exact(&mut text)?;
@@ -388,7 +397,7 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(read(&bytes[..cut], Limits::NONE).is_err(), "cut at {cut}");
         }
-        let limits = |entries, bytes, file| Limits { entries, bytes, file };
+        let limits = |entries, bytes, file| Limits { entries, bytes, file, names: 100 };
         assert!(matches!(read(&bytes, limits(4, 9, 9)), Err(StreamError::TooMuch(_))));
         assert!(matches!(read(&bytes, limits(9, 4, 9)), Err(StreamError::TooMuch(_))));
         assert!(matches!(read(&bytes, limits(9, 9, 4)), Err(StreamError::TooMuch(_))));

@@ -5,6 +5,7 @@
 use crate::frame::{Kind, MAX_CHUNK};
 use crate::stream::{Reader, send};
 use std::io::{self, Read, Write};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -93,17 +94,19 @@ impl Read for In {
     }
 }
 
-/// Carries what a thread writes as frames of this kind, an empty one last. Returns whether it ended in order.
+/// Carries what a thread writes as frames of this kind, an empty one last. Returns whether it ended in order. A write may
+/// take so long at most.
 ///
 /// # Errors
-/// When the connection breaks.
+/// When the connection breaks, or takes nothing for so long.
 pub async fn carry_out(
     mut from: Receiver<Vec<u8>>,
     kind: Kind,
     to: &mut (impl AsyncWrite + Unpin),
+    patience: Duration,
 ) -> io::Result<bool> {
     while let Some(chunk) = from.recv().await {
-        send(to, kind, &chunk).await?;
+        tokio::time::timeout(patience, send(to, kind, &chunk)).await??;
         if chunk.is_empty() {
             return Ok(true);
         }
@@ -112,7 +115,8 @@ pub async fn carry_out(
 }
 
 /// Carries frames of this kind to a thread that reads, up to the empty one. The first frame of another kind ends it too,
-/// and is given back.
+/// and is given back. When the thread has stopped reading, the rest is only taken from the connection if `drain`: whoever
+/// sends is ours and waits for an answer.
 ///
 /// # Errors
 /// When the connection breaks, or the frames are none.
@@ -120,6 +124,7 @@ pub async fn carry_in<R: AsyncRead + Unpin>(
     reader: &mut Reader<R>,
     kind: Kind,
     to: Sender<Vec<u8>>,
+    drain: bool,
 ) -> io::Result<Option<Vec<u8>>> {
     loop {
         let frame = reader.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -128,8 +133,8 @@ pub async fn carry_in<R: AsyncRead + Unpin>(
         }
         let last = frame.payload.is_empty();
         // A thread that stopped reading has its reasons, and says them itself.
-        let _ = to.send(frame.payload).await;
-        if last {
+        let stopped = to.send(frame.payload).await.is_err();
+        if last || stopped && !drain {
             return Ok(None);
         }
     }

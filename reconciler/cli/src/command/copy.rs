@@ -8,8 +8,9 @@ use crate::failure::{FAILED, Failure, USAGE};
 use crate::show;
 use anyhow::{Result, bail};
 use banger_tree::beneath::Beneath;
-use banger_tree::stage::{self, Rules, Taken};
+use banger_tree::stage;
 use banger_tree::stream::{Limits, Receiver, Sender};
+use banger_tree::take::{self, Rules, Taken};
 use banger_tree::walk;
 use banger_wire::agent::{Put, Reply, Request};
 use banger_wire::frame::Kind;
@@ -17,10 +18,15 @@ use banger_wire::id::Name;
 use banger_wire::pipe;
 use banger_wire::stream::{Reader, send_message};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the guest may take nothing.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// One end of a copy.
 enum End {
@@ -125,7 +131,7 @@ async fn into(global: &Global, from: &Path, name: &Name, to: String, force: bool
     // What the guest has against it, it says before the end: that is worth more than a broken pipe.
     let (sent, said) = tokio::join!(
         async {
-            let sent = pipe::carry_out(chunks, Kind::Stdin, &mut write).await;
+            let sent = pipe::carry_out(chunks, Kind::Stdin, &mut write, PATIENCE).await;
             let done = sending.await;
             if !matches!(sent, Ok(true)) {
                 let _ = tokio::io::AsyncWriteExt::shutdown(&mut write).await;
@@ -167,6 +173,17 @@ fn destination(to: &Path, own: &[u8]) -> Result<(PathBuf, Vec<u8>)> {
     }
 }
 
+/// Where it is written down while files come into a folder.
+fn record(folder: &Path) -> Result<PathBuf> {
+    let is_root = nix::unistd::geteuid().is_root();
+    let roots = banger_wire::derive::roots(|name| std::env::var_os(name), is_root);
+    let (state, _) = roots.ok_or_else(|| Failure::new(FAILED, "HOME is not set"))?;
+    let whole = std::fs::canonicalize(folder)?;
+    let hash = Sha256::digest(whole.as_os_str().as_bytes());
+    let hex: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok(state.join(format!("copy-{hex}")))
+}
+
 async fn out_of(
     global: &Global,
     name: &Name,
@@ -184,11 +201,12 @@ async fn out_of(
     };
     let (to, chunks) = pipe::inward();
     let rules = Rules { links: copy.symlinks, force: copy.force, hostile: true };
+    let record = record(&folder)?;
     let taking = tokio::task::spawn_blocking(move || {
         let root = Beneath::open(&folder)
             .map_err(|error| anyhow::anyhow!("{}: {error}", folder.display()))?;
         let mut receiver = Receiver::new(chunks, Limits::RETURN);
-        let taken = stage::take(&mut receiver, &root, rules, None, Some(&called));
+        let taken = take::take(&mut receiver, &root, rules, None, Some(&called), Some(&record));
         taken.map_err(|error| {
             let hint = match &error {
                 stage::StageError::Conflict(_) => Some("--force replaces what is there"),
@@ -198,6 +216,7 @@ async fn out_of(
                 stage::StageError::Stream(_)
                 | stage::StageError::Refused(_)
                 | stage::StageError::Busy
+                | stage::StageError::Edited { .. }
                 | stage::StageError::Io(..) => None,
             };
             let mut failure = Failure::new(FAILED, format!("{error}; nothing was copied"));
@@ -205,7 +224,7 @@ async fn out_of(
             failure.into()
         })
     });
-    let early = pipe::carry_in(&mut reader, Kind::Stdout, to).await?;
+    let early = pipe::carry_in(&mut reader, Kind::Stdout, to, false).await?;
     if let Some(payload) = early {
         reply(&payload)?;
         bail!("the guest broke off");

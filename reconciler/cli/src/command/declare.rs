@@ -62,7 +62,7 @@ pub(super) async fn follow_file(global: &Global, yes: bool, frozen: bool) -> Res
     let mut folders = Folders::new();
     loop {
         // What cannot be read now is being written: what was watched is watched on.
-        if let Ok(all) = watched(global) {
+        if let Ok(all) = watched(global).await {
             folders.set(all);
         }
         // Also the first time: something may have changed before anybody watched.
@@ -81,12 +81,12 @@ pub(super) async fn follow_file(global: &Global, yes: bool, frozen: bool) -> Res
 }
 
 /// The folders of the file and of its workspaces.
-fn watched(global: &Global) -> Result<BTreeSet<PathBuf>> {
+async fn watched(global: &Global) -> Result<BTreeSet<PathBuf>> {
     let (file, _, spec) = read(global)?;
     let path = std::fs::canonicalize(&file.path)?;
     let mut all: BTreeSet<PathBuf> = path.parent().map(PathBuf::from).into_iter().collect();
     for workspace in spec.sandboxes.values().filter_map(|sandbox| sandbox.workspace.as_ref()) {
-        all.extend(folders_of(workspace)?);
+        all.extend(folders_of(workspace).await?);
     }
     Ok(all)
 }

@@ -15,13 +15,14 @@ use banger_wire::api::{Event, Run, SandboxStatus};
 use banger_wire::derive::RUN_PROJECT;
 use banger_wire::frame::Kind;
 use banger_wire::id::Name;
-use banger_wire::stream::{Reader, send_message};
+use banger_wire::stream::{Reader, send, send_message};
 use banger_wire::text::clean_line;
 use banger_workspace::listing::{self, Why};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// The repository of a run.
 pub(super) struct Repository {
@@ -58,8 +59,8 @@ pub(super) fn workspace(path: Option<&Path>, ship: &Ship) -> Result<Option<Works
 pub(super) fn list(global: &Global, path: Option<&Path>, ship: &Ship) -> Result<ExitCode> {
     let folder = whole(path.unwrap_or(Path::new(".")))?;
     let scratch = tempfile::tempdir()?;
-    let listed =
-        listing::list(&folder, &ship.include, &scratch.path().join("listing")).map_err(failed)?;
+    let listed = listing::list(&folder, &ship.include, true, &scratch.path().join("listing"))
+        .map_err(failed)?;
     if global.json {
         let files: Vec<_> = listed
             .items
@@ -172,11 +173,20 @@ pub(super) async fn once(
         let found = find(&client, &own, &name, true).await?;
         let ended =
             session(&client, &found, repository, workspace.as_ref(), by_ssh, how, command).await;
-        if workspace.is_some() && !repository.discard {
-            keep(&client, &found).await.map_err(|error| {
-                error.context("what was done in the sandbox could not be kept, and goes with it")
-            })?;
+        if workspace.is_some()
+            && !repository.discard
+            && let Err(error) = keep(&client, &found).await
+        {
+            // Its connection ends without a word: it stays.
+            let why = format!("what was done in {name} cannot be brought back: {error:#}");
+            let failure = Failure::new(FAILED, why).hint(format!(
+                "the sandbox stays: banger -p {RUN_PROJECT} vm workspace status {name}"
+            ));
+            return Err(failure
+                .hint(format!("to give it up: banger -p {RUN_PROJECT} vm delete {name}"))
+                .into());
         }
+        send(&mut write, Kind::Control, b"{}").await?;
         return ended;
     }
 }
@@ -202,6 +212,7 @@ async fn session(
         loop {
             if let Err(error) = watch::push(client, found, workspace).await {
                 crate::failure::show(&error);
+                tokio::time::sleep(Duration::from_secs(2)).await;
             }
         }
     };

@@ -73,10 +73,15 @@ impl Folders {
 }
 
 /// The folders whose changes matter to a workspace: those of what is shipped, and git's own, where its index is.
-pub(super) fn folders_of(workspace: &WorkspaceSpec) -> Result<BTreeSet<PathBuf>> {
+pub(super) async fn folders_of(workspace: &WorkspaceSpec) -> Result<BTreeSet<PathBuf>> {
+    let workspace = workspace.clone();
+    tokio::task::spawn_blocking(move || find_folders(&workspace)).await?
+}
+
+fn find_folders(workspace: &WorkspaceSpec) -> Result<BTreeSet<PathBuf>> {
     let folder = Path::new(&workspace.folder);
     let scratch = tempfile::tempdir()?;
-    let listed = listing::list(folder, &workspace.include, &scratch.path().join("listing"))
+    let listed = listing::list(folder, &workspace.include, false, &scratch.path().join("listing"))
         .map_err(failed)?;
     let Repository { top, git_dir, .. } = &listed.repository;
     let mut folders = BTreeSet::from([top.clone(), git_dir.clone()]);
@@ -95,7 +100,7 @@ pub(super) async fn push(
 ) -> Result<ExitCode> {
     let mut folders = Folders::new();
     loop {
-        folders.set(folders_of(workspace)?);
+        folders.set(folders_of(workspace).await?);
         // Also the first time: something may have changed before anybody watched. One that cannot be shipped now may be
         // mended by the next change.
         if let Err(error) = push_once(client, found, true).await {

@@ -95,7 +95,7 @@ async fn status(global: &Global, name: &Name) -> Result<ExitCode> {
         returned.at,
         clean_line(&returned.folder)
     );
-    if pull::is_empty(&returned) {
+    if returned.is_empty() {
         println!("nothing changed");
     }
     let lines = diff::log(
@@ -128,6 +128,9 @@ async fn status(global: &Global, name: &Name) -> Result<ExitCode> {
     list("does not come back:", &returned.left_out, |line| clean_line(line));
     for note in &returned.notes {
         println!("{note}");
+    }
+    if let Some(why) = &returned.failed {
+        println!("its commits cannot be taken: {}", clean_line(why));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -231,7 +234,7 @@ async fn pull(
     yes: bool,
 ) -> Result<ExitCode> {
     let returned = fetch(global, name).await?;
-    if pull::is_empty(&returned) {
+    if returned.is_empty() {
         return nothing(global, &returned);
     }
     let habits = pull::habits(&returned).map_err(failed)?;
@@ -277,7 +280,7 @@ fn tell(returned: &Returned, pulled: &Pulled) {
         println!("{} {branch}", &commit[..12]);
         println!("hint: git log {branch}; git merge {branch}");
     }
-    for line in returned.left_out.iter().chain(&returned.notes) {
+    for line in returned.left_out.iter().chain(&returned.notes).chain(&returned.failed) {
         eprintln!("does not come back: {}", clean_line(line));
     }
 }
@@ -367,17 +370,29 @@ async fn push(global: &Global, name: &Name, go_on: bool) -> Result<ExitCode> {
 }
 
 /// Brings what a sandbox did that is about to go into its repository, so that nothing is lost with it.
+///
+/// # Errors
+/// When not all of it can be brought.
 pub(super) async fn keep(client: &Client, found: &SandboxStatus) -> Result<()> {
     let returned = fetch_from(client, found).await?;
-    if pull::is_empty(&returned) {
+    if returned.is_empty() {
         return Ok(());
+    }
+    if let Some(why) = &returned.failed {
+        return Err(Failure::new(FAILED, format!("its commits cannot be taken: {why}")).into());
     }
     let folder = PathBuf::from(&returned.folder);
     let pulled =
         pull::pull(&returned, &folder, found.name.as_str(), None, false).map_err(failed)?;
-    let tip = match &returned.uncommitted {
-        Some(_) => format!("refs/banger/{}/{}", found.name, pull::uncommitted_name()),
-        None => pulled.references.first().map_or_else(String::new, |(name, _)| name.clone()),
+    for line in returned.left_out.iter().chain(&returned.notes) {
+        eprintln!("does not come back: {}", clean_line(line));
+    }
+    let own = format!("refs/banger/{}/", found.name);
+    let wanted = [pull::uncommitted_name(), "HEAD", "files"].map(|name| format!("{own}{name}"));
+    let best = wanted.iter().find_map(|name| pulled.references.iter().find(|(n, _)| n == name));
+    let Some((tip, _)) = best.or(pulled.references.first()) else {
+        // It changed back to what it was.
+        return Ok(());
     };
     let commits = match returned.commits {
         0 => String::new(),
@@ -385,9 +400,7 @@ pub(super) async fn keep(client: &Client, found: &SandboxStatus) -> Result<()> {
         count => format!("{count} commits and "),
     };
     let files = returned.changes.len();
-    eprintln!(
-        "kept {commits}{files} changed file{}: git log -p {tip}",
-        if files == 1 { "" } else { "s" }
-    );
+    let plural = if files == 1 { "" } else { "s" };
+    eprintln!("kept {commits}{files} changed file{plural}: git log -p {}", clean_line(tip));
     Ok(())
 }

@@ -53,6 +53,17 @@ pub struct Returned {
     pub left_out: Vec<String>,
     /// What else is to be known.
     pub notes: Vec<String>,
+    /// Why its commits could not be taken; its files were.
+    #[serde(default)]
+    pub failed: Option<String>,
+}
+
+impl Returned {
+    /// Whether nothing was done, as far as could be told.
+    pub fn is_empty(&self) -> bool {
+        let quiet = self.commits == 0 && self.branches.is_empty() && self.changes.is_empty();
+        quiet && self.failed.is_none()
+    }
 }
 
 /// A branch of the guest.
