@@ -16,6 +16,95 @@ fn main() {
     names();
     pulls();
     runs();
+    workspaces();
+}
+
+/// A repository into a guest and its changed files back, against `rsync` over `ssh` with the same guest. So many MiB as
+/// `BANGER_BENCH_MIB` says; 1,024 if it says nothing.
+fn workspaces() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let built = root.join("target/end-to-end/home-4/state");
+    let programs =
+        std::env::var_os("BANGER_PROGRAMS").map_or(root.join("target/release"), PathBuf::from);
+    if !built.is_dir() || !programs.join("banger").is_file() {
+        return println!(
+            "workspaces: run the tests first, and build the programs: cargo build --release"
+        );
+    }
+    let size: usize =
+        std::env::var("BANGER_BENCH_MIB").ok().and_then(|size| size.parse().ok()).unwrap_or(1024);
+    let folder = tempfile::Builder::new().prefix("bw").tempdir_in("/tmp").expect("a folder");
+    let state = folder.path().join("state");
+    std::fs::create_dir_all(&state).expect("a folder");
+    for kind in ["kernels", "images"] {
+        let copied = Command::new("cp").arg("-al").arg(built.join(kind)).arg(&state).status();
+        assert!(copied.expect("cp").success());
+    }
+    let file = "project \"bench\"\nimage \"work\" { debian { packages \"busybox-static\" \"git\" \"rsync\"; }; }\n";
+    std::fs::write(folder.path().join("Bangerfile"), file).expect("writes");
+    let repo = folder.path().join("repo");
+    std::fs::create_dir_all(repo.join("data")).expect("a folder");
+    let mut number = 1u32;
+    for name in 0..size {
+        let content: Vec<u8> = (0..1 << 20)
+            .map(|_| {
+                number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (number >> 24) as u8
+            })
+            .collect();
+        std::fs::write(repo.join(format!("data/{name}")), content).expect("writes");
+    }
+    let run = |command: &mut Command| {
+        let start = Instant::now();
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(status.expect("runs").success(), "{command:?}");
+        start.elapsed()
+    };
+    let git = |arguments: &[&str]| {
+        let mut command = Command::new("git");
+        let who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.compression=0"];
+        run(command.arg("-C").arg(&repo).args(who).args(arguments));
+    };
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "data"]);
+    git(&["repack", "-adq"]);
+    let here = folder.path().to_path_buf();
+    let home = Home { folder, programs, namespace: Some(namespace::Namespace::new()) };
+    let banger = |arguments: &[&str]| run(home.banger(arguments).current_dir(&here));
+    let create = |name: &'static str, path: &[&'static str]| {
+        let shape = ["--image", "work", "--disk", "20GiB"];
+        banger(&[&["-p", "default", "vm", "create", name][..], path, &shape].concat())
+    };
+    let plain = create("plain", &[]);
+    let ship = create("dev", &["repo"]).saturating_sub(plain);
+    let config = home.banger(&["ssh-config", "--print"]).stdout(Stdio::piped()).output();
+    let path = here.join("ssh.config");
+    std::fs::write(&path, config.expect("runs").stdout).expect("writes");
+    let rsync = |from: &str, to: &str| {
+        let namespace = home.namespace.as_ref().expect("a namespace");
+        let mut command = namespace.command("rsync");
+        let ssh = format!("ssh -F {}", path.display());
+        command.args(["-a", "-e", &ssh, from, to]).env("HOME", &here).env("BANGER_HOME", &here);
+        command.env(
+            "PATH",
+            format!("{}:{}", home.programs.display(), std::env::var("PATH").unwrap_or_default()),
+        );
+        run(&mut command)
+    };
+    let rsync_in = rsync(&format!("{}/", repo.display()), "plain.vm:/rs/");
+    let change = "for file in data/*; do echo changed >> $file; done";
+    banger(&["-p", "default", "vm", "exec", "dev", "--", "/bin/sh", "-c", change]);
+    let pull = banger(&["-p", "default", "vm", "workspace", "pull", "dev"]);
+    let rsync_out = rsync("plain.vm:/rs/data/", &format!("{}/out/", here.display()));
+    banger(&["-p", "default", "vm", "delete", "dev", "--yes"]);
+    banger(&["-p", "default", "vm", "delete", "plain", "--yes"]);
+    let show = |what: &str, ours: Duration, theirs: Duration| {
+        let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
+        println!("{size} MiB {what}: {ours:?}, rsync over ssh {theirs:?}, ratio {ratio:.3}");
+    };
+    show("into a guest, with its repository", ship, rsync_in);
+    show("of changed files back, as a commit", pull, rsync_out);
 }
 
 /// A pull from a registry, until the image can be booted, against `skopeo copy` and `umoci unpack`; and its memory.
@@ -24,7 +113,7 @@ fn pulls() {
     let built = root.join("target/end-to-end");
     let programs =
         std::env::var_os("BANGER_PROGRAMS").map_or(root.join("target/release"), PathBuf::from);
-    let (storage, kernels) = (built.join("images-1/storage"), built.join("home-3/state/kernels"));
+    let (storage, kernels) = (built.join("images-1/storage"), built.join("home-4/state/kernels"));
     if !storage.is_dir() || !kernels.is_dir() || !programs.join("banger").is_file() {
         return println!(
             "pulls: run the tests first, and build the programs: cargo build --release"

@@ -1,6 +1,6 @@
 //! A repository's way into a sandbox, and the way of what was done there back.
 //!
-//! There: [`listing`] says what of a folder goes, [`seed`] makes the repository that the guest gets, [`ship`] sends both.
+//! There: [`listing`] says what of a folder goes, `seed` makes the repository that the guest gets, [`ship`] sends both.
 //! Back: [`back`] takes what the guest says changed and its commits into a repository of our own beside the sandbox's disk,
 //! where nothing of the user's is. From there [`pull`] brings commits into the user's repository as references, [`diff`]
 //! shows, and [`apply`] changes files. Everything that comes back is hostile (R-P1 to R-P9).
