@@ -11,12 +11,22 @@ mod namespace;
 
 const ROUNDS: usize = 7;
 
+/// All of them, or those that are named: `cargo bench -p banger-tests -- workspaces`.
 fn main() {
-    plans();
-    names();
-    pulls();
-    runs();
-    workspaces();
+    let named: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let all: [(&str, fn()); 5] = [
+        ("plans", plans),
+        ("names", names),
+        ("pulls", pulls),
+        ("runs", runs),
+        ("workspaces", workspaces),
+    ];
+    for (name, figure) in all {
+        if named.is_empty() || named.iter().any(|wanted| wanted == name) {
+            figure();
+        }
+    }
 }
 
 /// A repository into a guest and its changed files back, against `rsync` over `ssh` with the same guest. So many MiB as

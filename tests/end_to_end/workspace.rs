@@ -236,6 +236,12 @@ fn work_that_was_done_in_a_sandbox_comes_back() {
     assert!(!repo.join("new.txt").exists());
     assert_eq!(fs::read_to_string(repo.join("CONTRIBUTING.md")).expect("there"), "back\n");
 
+    // What was applied is the user's to edit: the guest has nothing new for it.
+    fs::write(repo.join("one"), "edited here\n").expect("writes");
+    let again = home.ok(&["vm", "workspace", "apply", "dev", "--yes", "--symlinks"]);
+    assert!(again.contains("0 files"), "{again}");
+    assert_eq!(fs::read_to_string(repo.join("one")).expect("there"), "edited here\n");
+
     // What changed here goes there, but for what changed there too.
     inside("echo mine > notes2; echo mine >> SECURITY.md");
     fs::write(repo.join("Cargo.toml"), "once more\n").expect("writes");
@@ -311,6 +317,39 @@ fn a_run_in_a_repository_keeps_what_was_done() {
     let said = run(&["--discard"], "echo lost > lost");
     assert_eq!((said.code, said.err.contains("kept")), (0, false), "{}", said.err);
     assert_eq!(git(&repo, &["for-each-ref", "--format=%(refname)", "refs/banger"]), kept);
+
+    // What changes here while it runs is there at once; what changed there is left alone and named.
+    let line = "echo mine > Makefile; echo ready; until grep -q synced input; do sleep 0.1; done; cat input Makefile";
+    let command = [
+        "vm",
+        "run",
+        "small",
+        "--sync",
+        "--discard",
+        "--image",
+        "base",
+        "--memory",
+        "256MiB",
+        "--",
+        "/bin/sh",
+        "-c",
+        line,
+    ];
+    let mut client = home.command(&command);
+    let mut client = client.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut word = [0; 6];
+    std::io::Read::read_exact(client.stdout.as_mut().expect("piped"), &mut word)
+        .expect("it is ready");
+    let (makefile, input) = (repo.join("Makefile"), repo.join("input"));
+    let were = (fs::read(&makefile).expect("reads"), fs::read(&input).expect("reads"));
+    fs::write(&makefile, "theirs\n").expect("writes");
+    fs::write(&input, "synced\n").expect("writes");
+    let said = client.wait_with_output().expect("ends");
+    let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert_eq!((out.as_ref(), said.status.code()), ("synced\nmine\n", Some(0)), "{err}");
+    assert!(err.contains("left alone: Makefile: it changed in the sandbox"), "{err}");
+    fs::write(&makefile, were.0).expect("writes");
+    fs::write(&input, were.1).expect("writes");
 
     // A terminal that is closed, a client that is killed: what was done stays where it is, and comes back when it is asked for.
     let line = "echo precious > precious; echo ready; sleep 1000";

@@ -193,6 +193,16 @@ fn trees() -> Vec<Case> {
             }
             bundle_of(r, &commit(r, &at))
         }),
+        case("a thousand million files in a few trees", Want::Refused, |r| {
+            let mut at = tree(r, &[("100644", b"x", &blob(r))]);
+            for _ in 0..9 {
+                let names: Vec<String> = (0..10).map(|n| format!("d{n}")).collect();
+                let entries: Vec<(&str, &[u8], &str)> =
+                    names.iter().map(|name| ("40000", name.as_bytes(), at.as_str())).collect();
+                at = tree(r, &entries);
+            }
+            bundle_of(r, &commit(r, &at))
+        }),
         case("attributes that ask for a filter", Want::Harmless, |r| {
             let attributes =
                 object(r, "blob", b"* filter=evil diff=evil merge=evil text eol=crlf\n");

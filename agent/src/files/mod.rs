@@ -164,7 +164,7 @@ where
     reply(&mut write, &Reply::Done).await?;
     give(&mut write, move |out| {
         let root = Beneath::open(&folder).map_err(|error| error.to_string())?;
-        let mut sender = Sender::new(out);
+        let mut sender = Sender::without_digests(out);
         let sent = walk::send(&mut sender, &root, name.as_bytes(), shown.as_bytes());
         sent.map_err(|error| format!("{path}: {error}"))?;
         sender.end().map_err(|error| error.to_string())
@@ -278,7 +278,7 @@ where
     give(&mut write, move |out| {
         let root = Beneath::open(Path::new(&manifest.at))
             .map_err(|error| format!("{}: {error}", manifest.at))?;
-        let mut sender = Sender::new(out);
+        let mut sender = Sender::without_digests(out);
         survey::run(&mut sender, &root, &manifest)
             .map_err(|error| format!("{}: {error}", manifest.at))?;
         sender.end().map_err(|error| error.to_string())

@@ -12,6 +12,7 @@ use banger_tree::stage::{Expect, Mark, Stage, StageError};
 use banger_tree::take::{digest, plain, stays_beneath};
 use banger_wire::api::workspace::Returned;
 use rustix::fs::FileType;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::path::Path;
@@ -38,12 +39,14 @@ pub fn apply(returned: &Returned, links: bool, dry_run: bool) -> Result<Applied,
     let manifest = kept.shipped(returned.revision)?;
     let folder = Path::new(&returned.folder);
     let root = at(folder, Beneath::open(folder))?;
-    let differing = diff::between(&kept.repository(), &returned.base, &returned.files)?;
+    let mut differing = diff::between(&kept.repository(), &returned.base, &returned.files)?;
+    let applied = kept.applied()?;
+    differing.extend(taken_back(&applied, &manifest, &differing));
     let mut stage = match dry_run {
         true => None,
         false => Some(Stage::new(&root, None, Some(&kept.stage_record()))?),
     };
-    let host = Host { root: &root, manifest, applied: kept.applied()? };
+    let host = Host { root: &root, manifest, applied };
     let objects = differing.iter().filter(|file| is_content(file)).map(|file| file.object.as_str());
     let mut contents = Contents::open(kept.git().bounded(), objects)?;
     let (mut applied, mut refused, mut conflicts) = (Applied::default(), Vec::new(), Vec::new());
@@ -91,6 +94,23 @@ pub fn apply(returned: &Returned, links: bool, dry_run: bool) -> Result<Applied,
         remember(&kept, host, &applied)?;
     }
     Ok(applied)
+}
+
+/// What was applied before and is in the guest again as it was shipped: it goes back here, too.
+fn taken_back(applied: &Manifest, manifest: &Manifest, differing: &[Differing]) -> Vec<Differing> {
+    let named: BTreeSet<&[u8]> = differing.iter().map(|file| file.name.as_slice()).collect();
+    let others = applied.entries.iter().filter(|(name, _)| !named.contains(name.as_slice()));
+    let back = others.map(|(name, _)| {
+        let (mode, object) = match manifest.entries.get(name) {
+            None => ("000000", String::new()),
+            Some(shipped) if shipped.link => ("120000", shipped.note.clone()),
+            Some(shipped) if shipped.executable => ("100755", shipped.note.clone()),
+            Some(shipped) => ("100644", shipped.note.clone()),
+        };
+        let (name, mode_before) = (name.clone(), String::new());
+        Differing { sign: 'M', name, mode_before, mode: mode.to_string(), object }
+    });
+    back.collect()
 }
 
 /// What the user's files are now as the guest had them: a later change of the guest's goes on from there.
@@ -158,6 +178,20 @@ impl Host<'_> {
     fn compare(&self, file: &Differing, content: Option<&[u8]>) -> Found {
         let name = &file.name;
         let (shipped, applied) = (self.manifest.entries.get(name), self.applied.entries.get(name));
+        // What was applied once is the user's now: the guest has nothing new for it.
+        let has_it = match (applied, content) {
+            (Some(applied), None) => applied.note == GONE,
+            (Some(applied), Some(content)) => {
+                applied.note != GONE
+                    && applied.link == (file.mode == "120000")
+                    && applied.executable == (file.mode == "100755")
+                    && digest(&mut &*content).is_ok_and(|(_, hash)| hash == applied.hash)
+            }
+            (None, _) => false,
+        };
+        if has_it {
+            return Found::Done;
+        }
         let there = match self.root.stat(name) {
             Ok(there) => there,
             Err(_) => return Found::Moved("a link is on the way to it".to_string()),
@@ -175,9 +209,6 @@ impl Host<'_> {
             entry
                 .is_some_and(|e| manifest.now(self.root, name, e).is_ok_and(|now| now == Now::Same))
         };
-        if is(&self.manifest, shipped) || is(&self.applied, applied) {
-            return Found::AsShipped(Expect::This(Mark::of(&stat)));
-        }
         if let Some(content) = content {
             let link = file.mode == "120000";
             let (found, mode) = kind(&stat);
@@ -189,6 +220,9 @@ impl Host<'_> {
             if alike && now.is_ok_and(|now| hash.is_ok_and(|hash| hash == now)) {
                 return Found::Done;
             }
+        }
+        if is(&self.manifest, shipped) || is(&self.applied, applied) {
+            return Found::AsShipped(Expect::This(Mark::of(&stat)));
         }
         Found::Moved(match shipped {
             Some(_) => "it changed here since it was shipped".to_string(),

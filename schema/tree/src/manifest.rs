@@ -97,6 +97,9 @@ impl Manifest {
             return Ok(Now::Different);
         }
         let stamp = Stamp::of(&stat);
+        if !shipped.link && stamp.size != shipped.stamp.size && shipped.stamp != Stamp::default() {
+            return Ok(Now::Different);
+        }
         if stamp == shipped.stamp && stamp.changed.0 < self.written - GRAIN_SECS {
             return Ok(Now::Same);
         }
