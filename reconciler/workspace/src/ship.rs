@@ -187,9 +187,9 @@ impl Run<'_> {
         // Looked at first: what changes from now on has another stamp.
         let stat = self.root.stat(&item.name).ok().flatten();
         if let Some(stat) = &stat
-            && let Some(shipped) = self.unchanged(&item.name)
+            && let Some((shipped, as_shipped)) = self.unchanged(&item.name)
         {
-            let stamp = manifest::Stamp::of(stat);
+            let stamp = if as_shipped { manifest::Stamp::of(stat) } else { shipped.stamp };
             self.manifest.entries.insert(item.name.clone(), Shipped { stamp, ..shipped });
             return Ok(());
         }
@@ -218,15 +218,18 @@ impl Run<'_> {
     }
 
     /// What the guest has of this name, when the host has nothing else for it: what was shipped, or what came from the guest.
-    fn unchanged(&self, name: &[u8]) -> Option<Shipped> {
+    /// And whether it is the former.
+    fn unchanged(&self, name: &[u8]) -> Option<(Shipped, bool)> {
         let before = self.before?;
         let shipped = before.entries.get(name)?;
         let same = |manifest: &Manifest, entry: &Shipped| {
             manifest.now(&self.root, name, entry).is_ok_and(|now| now == Now::Same)
         };
-        let applied = self.applied.entries.get(name);
-        let same = same(before, shipped) || applied.is_some_and(|entry| same(&self.applied, entry));
-        same.then(|| shipped.clone())
+        if same(before, shipped) {
+            return Some((shipped.clone(), true));
+        }
+        let applied = self.applied.entries.get(name)?;
+        same(&self.applied, applied).then(|| (shipped.clone(), false))
     }
 
     /// A file that went while we were on our way to it, or that cannot be read.
