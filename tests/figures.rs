@@ -269,7 +269,8 @@ fn zone() -> banger_plan::zone::Zone {
     let project = banger_wire::id::Name::new("shop").expect("a name");
     let desired = banger_plan::assign::assign(&desired, &project, &spec, false);
     let mut up = SandboxFact::absent();
-    let (boot, backend) = (String::new(), String::new());
+    let boot = "0123456789abcdef".to_string().try_into().expect("a key");
+    let backend = String::new();
     up.vmm = Seen::Present(VmmFact { boot, uptime_secs: 1, whole: true, backend });
     up.tap = Seen::Present(TapFact { up: true, right: true });
     let sandboxes = desired.sandboxes.keys().map(|id| (id.clone(), up.clone())).collect();

@@ -1,13 +1,13 @@
-//! The helper as root, over a socket of the test's own: its table, its refusals, its cgroups.
+//! The helper as root, over a socket of the test's own: its table and its refusals. What it does with machines is
+//! in `end_to_end/jail.rs`.
 
 use crate::namespace::Namespace;
-use banger_wire::helper::{Facts, Limits, PROTOCOL, Reply, Request};
+use banger_wire::helper::{PROTOCOL, Reply, Request};
 use banger_wire::id::{InstallId, SandboxId};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
     SocketType, recv, sendmsg, socketpair,
 };
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -91,15 +91,6 @@ impl Drop for Helper {
     }
 }
 
-fn sleeper() -> (Child, OwnedFd) {
-    let child = Command::new("sleep").arg("100").spawn().expect("starts");
-    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("not zero");
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("a pidfd");
-    (child, pidfd)
-}
-
-const LIMITS: Limits = Limits { memory_mib: 512, pids: 64, cpu_percent: 100 };
-
 fn own() -> SandboxId {
     SandboxId::from_bits(u128::from(std::process::id()) << 64 | 0xbeef)
 }
@@ -109,12 +100,12 @@ fn nothing_changes_before_the_versions_are_agreed_on() {
     let Some(helper) = start() else { return };
     let refused = |reply: Reply| matches!(reply, Reply::Refused { .. });
     assert!(matches!(helper.ask(&Request::Probe {}, &[]), Reply::Facts(_)), "reading is allowed");
-    assert!(refused(helper.ask(&Request::CgroupRemove { sandbox: own() }, &[])));
+    assert!(refused(helper.ask(&Request::VmRemove { sandbox: own() }, &[])));
     assert!(matches!(
         helper.ask(&Request::Hello { version: PROTOCOL + 1, install: install() }, &[]),
         Reply::Hello { .. }
     ));
-    assert!(refused(helper.ask(&Request::CgroupRemove { sandbox: own() }, &[])));
+    assert!(refused(helper.ask(&Request::VmRemove { sandbox: own() }, &[])));
 }
 
 /// Each of these is refused or ends the connection; none has an effect.
@@ -124,8 +115,8 @@ fn hostile_messages_gain_nothing() {
         b"",
         b"{}",
         b"{\"op\":\"exec\",\"argv\":[\"sh\"]}",
-        b"{\"op\":\"cgroup-remove\",\"sandbox\":\"../../../etc\"}",
-        b"{\"op\":\"cgroup-remove\",\"sandbox\":\"00000000000000000000000005\",\"path\":\"/\"}",
+        b"{\"op\":\"vm-remove\",\"sandbox\":\"../../../etc\"}",
+        b"{\"op\":\"vm-remove\",\"sandbox\":\"00000000000000000000000005\",\"path\":\"/\"}",
         b"{\"op\":\"probe\",\"x\":1}",
         b"{\"op\":\"hello\",\"version\":-1}",
         b"{\"op\":\"hello\",\"version\":1}trailing",
@@ -146,51 +137,12 @@ fn hostile_messages_gain_nothing() {
 }
 
 #[test]
-fn descriptors_are_counted_and_must_be_pidfds_of_the_caller() {
+fn descriptors_are_counted() {
     let Some(helper) = start() else { return };
     let helper = helper.agreed();
-    let (mut child, pidfd) = sleeper();
-    let join = Request::CgroupJoin { sandbox: own(), limits: LIMITS };
-    let refused = |reply: Reply| matches!(reply, Reply::Refused { .. });
-    assert!(refused(helper.ask(&join, &[])));
-    assert!(refused(helper.ask(&join, &[&pidfd, &pidfd])));
-    assert!(refused(helper.ask(&Request::Probe {}, &[&pidfd])));
     let file = OwnedFd::from(std::fs::File::open("/etc/passwd").expect("opens"));
-    assert!(refused(helper.ask(&join, &[&file])));
-    for limits in [
-        Limits { memory_mib: 0, ..LIMITS },
-        Limits { pids: u16::MAX, ..LIMITS },
-        Limits { cpu_percent: u32::MAX, ..LIMITS },
-    ] {
-        assert!(refused(helper.ask(&Request::CgroupJoin { sandbox: own(), limits }, &[&pidfd])));
-    }
-    child.kill().expect("kills");
-    child.wait().expect("ends");
-    assert!(refused(helper.ask(&join, &[&pidfd])), "it ended");
-}
-
-#[test]
-fn a_cgroup_is_joined_once_and_removed_with_all_in_it() {
-    let Some(helper) = start() else { return };
-    let helper = helper.agreed();
-    let Reply::Facts(Facts { cgroup2, .. }) = helper.ask(&Request::Probe {}, &[]) else {
-        panic!("no facts")
-    };
-    if !cgroup2 {
-        assert!(
-            std::env::var_os("BANGER_REQUIRE_ALL").is_none(),
-            "there is no cgroup v2 hierarchy"
-        );
-        return eprintln!("SKIPPED: there is no cgroup v2 hierarchy");
-    }
-    let (mut child, pidfd) = sleeper();
-    let join = Request::CgroupJoin { sandbox: own(), limits: LIMITS };
-    assert_eq!(helper.ask(&join, &[&pidfd]), Reply::Changed);
-    assert_eq!(helper.ask(&join, &[&pidfd]), Reply::Unchanged, "a second time changes nothing");
-    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).expect("reads");
-    assert!(cgroup.contains(own().as_str()), "{cgroup}");
-    let remove = Request::CgroupRemove { sandbox: own() };
-    assert_eq!(helper.ask(&remove, &[]), Reply::Changed);
-    assert!(!child.wait().expect("ends").success(), "it was killed with its cgroup");
-    assert_eq!(helper.ask(&remove, &[]), Reply::Unchanged);
+    let refused = |reply: Reply| matches!(reply, Reply::Refused { .. });
+    assert!(refused(helper.ask(&Request::Probe {}, &[&file])));
+    assert!(refused(helper.ask(&Request::VmRemove { sandbox: own() }, &[&file, &file])));
+    assert!(matches!(helper.ask(&Request::Probe {}, &[]), Reply::Facts(_)), "it goes on");
 }

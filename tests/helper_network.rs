@@ -149,7 +149,6 @@ fn what_only_looks_like_ours_and_nonsense_are_refused() {
     namespace.run("ip", &["link", "set", &tap, "alias", "banger:1000:another"]);
     for request in [
         Request::TapEnsure { sandbox: sandbox(2) },
-        Request::TapOpen { sandbox: sandbox(2) },
         Request::TapRemove { sandbox: sandbox(2) },
         Request::TapSet { sandbox: sandbox(2), up: true },
     ] {

@@ -17,7 +17,8 @@ pub(crate) fn zone() -> Zone {
     let line = |name| format!("sandbox \"{name}\" {{ image \"debian-bookworm\"; }}\n");
     lab.want("shop", &crate::lab::spec(&["db", "web", "off"].map(line).concat()), false);
     let mut up = SandboxFact::absent();
-    let (boot, backend) = (String::new(), String::new());
+    let boot = "0123456789abcdef".to_string().try_into().expect("a key");
+    let backend = String::new();
     up.vmm = Seen::Present(VmmFact { boot, uptime_secs: 1, whole: true, backend });
     up.tap = Seen::Present(TapFact { up: true, right: true });
     let fact = |name: &str| if name == "off" { SandboxFact::absent() } else { up.clone() };

@@ -4,8 +4,20 @@ use crate::answer::{At, Bad};
 use banger_wire::derive::owner_cgroup;
 use banger_wire::helper::Controller;
 use banger_wire::id::SandboxId;
+use banger_wire::machine::{Backend, Machine};
+use banger_wire::qemu::TRANSLATIONS_MIB;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long killed processes may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What Firecracker needs besides a guest's memory, in MiB.
+const FIRECRACKER_MIB: u32 = 64;
+/// What QEMU and its vsock device need, in MiB.
+const QEMU_MIB: u32 = 256;
 
 /// Where the v2 hierarchy is mounted.
 pub(crate) fn hierarchy() -> Option<PathBuf> {
@@ -54,4 +66,91 @@ pub(crate) fn folders(uid: u32, sandbox: &SandboxId) -> Result<(PathBuf, PathBuf
 pub(crate) fn members(folder: &Path) -> Result<Vec<u32>, Bad> {
     let text = fs::read_to_string(folder.join("cgroup.procs")).at("reading the cgroup")?;
     Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// Makes a sandbox's cgroup with its machine's limits. None where there is no v2 hierarchy.
+pub(crate) fn ensure(
+    uid: u32,
+    sandbox: &SandboxId,
+    machine: &Machine,
+) -> Result<Option<PathBuf>, Bad> {
+    let Some(root) = hierarchy() else { return Ok(None) };
+    let (_, owner, own) = folders(uid, sandbox)?;
+    let controllers = controllers(&root);
+    make(&owner)?;
+    enable(&root, &controllers);
+    enable(&owner, &controllers);
+    make(&own)?;
+    for controller in controllers {
+        limit(&own, controller, machine)?;
+    }
+    Ok(Some(own))
+}
+
+fn make(folder: &Path) -> Result<(), Bad> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(Bad::Failed("making the cgroup", error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Hands the controllers down. What the kernel refuses is a limit that is not set, which `probe` shows.
+fn enable(folder: &Path, controllers: &[Controller]) {
+    for controller in controllers {
+        let name = name(*controller);
+        let _ = fs::write(folder.join("cgroup.subtree_control"), format!("+{name}"));
+    }
+}
+
+fn limit(folder: &Path, controller: Controller, machine: &Machine) -> Result<(), Bad> {
+    let (own, pids) = match (machine.backend, machine.kvm) {
+        (Backend::Firecracker, _) => (FIRECRACKER_MIB, 64),
+        (Backend::Qemu, true) => (QEMU_MIB, 128),
+        (Backend::Qemu, false) => (QEMU_MIB + TRANSLATIONS_MIB, 128),
+    };
+    let (file, value) = match controller {
+        Controller::Memory => {
+            ("memory.max", (u64::from(machine.memory_mib.saturating_add(own)) << 20).to_string())
+        }
+        Controller::Pids => ("pids.max", pids.to_string()),
+        // So many microseconds of processor time in every 100,000: one processor more than the guest's.
+        Controller::Cpu => {
+            ("cpu.max", format!("{} 100000", (u64::from(machine.cpus) + 1) * 100_000))
+        }
+    };
+    match fs::write(folder.join(file), value) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.at("setting a limit"),
+    }
+}
+
+/// Ends every process in a sandbox's cgroup and removes it. Returns whether there was one.
+pub(crate) fn remove(uid: u32, sandbox: &SandboxId) -> Result<bool, Bad> {
+    if hierarchy().is_none() {
+        return Ok(false);
+    }
+    let (_, owner, own) = folders(uid, sandbox)?;
+    if !own.exists() {
+        return Ok(false);
+    }
+    fs::write(own.join("cgroup.kill"), "1").at("killing the cgroup")?;
+    let start = Instant::now();
+    while !members(&own)?.is_empty() {
+        if start.elapsed() > PATIENCE {
+            return Err(Bad::Refused("a process in its cgroup does not end"));
+        }
+        sleep(Duration::from_millis(5));
+    }
+    // A killed process leaves the list before it leaves the cgroup.
+    while let Err(error) = fs::remove_dir(&own) {
+        if error.kind() != ErrorKind::ResourceBusy || start.elapsed() > PATIENCE {
+            return Err(Bad::Failed("removing the cgroup", error));
+        }
+        sleep(Duration::from_millis(5));
+    }
+    // Goes with the last sandbox; while there are others it stays.
+    let _ = fs::remove_dir(&owner);
+    Ok(true)
 }

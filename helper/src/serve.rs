@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// More than any operation takes, so that too many are seen as such.
-const MAX_DESCRIPTORS: usize = 8;
+const MAX_DESCRIPTORS: usize = 24;
 
 /// Serves the caller on standard input until it is gone.
 pub(crate) fn run() -> io::Result<()> {
@@ -43,6 +43,7 @@ pub(crate) fn run() -> io::Result<()> {
             })
             .flatten()
             .collect();
+        caller.collect();
         if message.bytes == 0 {
             return Ok(());
         }

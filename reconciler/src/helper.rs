@@ -2,9 +2,10 @@
 
 use crate::drivers::{NetChange, Outcome};
 use crate::fault::Fault;
-use crate::process::Held;
-use banger_wire::helper::{Facts, Limits, MAX_MESSAGE, PROTOCOL, Reply, Request, Rules};
+use crate::process::find_program;
+use banger_wire::helper::{Facts, Jailed, Line, MAX_MESSAGE, PROTOCOL, Reply, Request, Rules};
 use banger_wire::id::{InstallId, SandboxId};
+use banger_wire::machine::Machine;
 use banger_wire::net::{Policy, Subnet};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -19,6 +20,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// The most descriptors of one request.
+const MAX_DESCRIPTORS: usize = 2 + Machine::MAX_DISKS as usize;
+/// The programs that the helper is told of when we start it: the variable that names one, and its name.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("BANGER_FIRECRACKER", "firecracker"),
+    ("BANGER_JAILER", "jailer"),
+    ("BANGER_QEMU", "qemu-system-x86_64"),
+    ("BANGER_VSOCK", "vhost-device-vsock"),
+];
+/// Where the helper is told to keep jails.
+const JAILS: &str = "BANGER_JAILS";
 /// How long the helper may take for one request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -54,14 +66,23 @@ impl Connection {
         let pair =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (socket, theirs) = pair.map_err(|error| fail("making a socket", error.into()))?;
-        let child = Command::new(program).env_clear().stdin(Stdio::from(theirs)).spawn();
+        let mut command = Command::new(program);
+        command.env_clear().stdin(Stdio::from(theirs));
+        // We are root when we come here: what root says to its own child is no way around it.
+        for (variable, name) in PROGRAMS {
+            let named =
+                std::env::var_os(variable).map(PathBuf::from).or_else(|| find_program(name));
+            command.envs(named.map(|path| (variable, path)));
+        }
+        command.envs(std::env::var_os(JAILS).map(|path| (JAILS, path)));
+        let child = command.spawn();
         let child =
             child.map_err(|error| fail(&format!("starting {}", program.display()), error))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))
             .map_err(|error| fail("a limit", error.into()))?;
         let connection = Self { socket, child };
         let hello = Request::Hello { version: PROTOCOL, install: install.clone() };
-        let (reply, _) = connection.ask(&hello, None)?;
+        let (reply, _) = connection.ask(&hello, &[])?;
         if reply != (Reply::Hello { version: PROTOCOL }) {
             return Err(Fault::host(format!("the helper speaks another version: {reply:?}"))
                 .hint("install banger and its helper from the same release"));
@@ -69,19 +90,19 @@ impl Connection {
         Ok(connection)
     }
 
-    /// One request and its answer, each with at most one descriptor.
+    /// One request with its descriptors, and its answer with at most one.
     fn ask(
         &self,
         request: &Request,
-        descriptor: Option<&OwnedFd>,
+        descriptors: &[OwnedFd],
     ) -> Result<(Reply, Option<OwnedFd>), Fault> {
         let fail = |error: rustix::io::Errno| Fault::io("talking to the helper", error.into());
         let bytes = serde_json::to_vec(request).expect("messages encode");
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let borrowed = descriptor.map(|descriptor| [descriptor.as_fd()]);
-        if let Some(borrowed) = &borrowed {
-            ancillary.push(SendAncillaryMessage::ScmRights(borrowed));
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+            return Err(Fault::host("a machine has too many disks"));
         }
         let slices = [IoSlice::new(&bytes)];
         sendmsg(&self.socket, &slices, &mut ancillary, SendFlags::NOSIGNAL).map_err(fail)?;
@@ -117,22 +138,22 @@ impl Helper {
     fn ask(
         &self,
         request: &Request,
-        descriptor: Option<&OwnedFd>,
+        descriptors: &[OwnedFd],
     ) -> Result<(Reply, Option<OwnedFd>), Fault> {
         // It may run other programs: the rest of the daemon goes on meanwhile.
-        tokio::task::block_in_place(|| self.ask_now(request, descriptor))
+        tokio::task::block_in_place(|| self.ask_now(request, descriptors))
     }
 
     fn ask_now(
         &self,
         request: &Request,
-        descriptor: Option<&OwnedFd>,
+        descriptors: &[OwnedFd],
     ) -> Result<(Reply, Option<OwnedFd>), Fault> {
         let mut connection = self.0.connection.lock().expect("no holder panics");
         if connection.is_none() {
             *connection = Some(Connection::open(&self.0.program, &self.0.install)?);
         }
-        let answer = connection.as_ref().map(|connection| connection.ask(request, descriptor));
+        let answer = connection.as_ref().map(|connection| connection.ask(request, descriptors));
         let answer = answer.unwrap_or_else(|| Err(Fault::host("the helper is gone")));
         if answer.is_err() {
             // Every operation can be asked for again, so the next one begins anew.
@@ -142,13 +163,15 @@ impl Helper {
     }
 
     fn carry_out(&self, request: &Request) -> Result<Outcome, Fault> {
-        let (reply, _) = self.ask(request, None)?;
+        let (reply, _) = self.ask(request, &[])?;
         match reply {
             Reply::Changed => Ok(Outcome::Changed),
             Reply::Unchanged => Ok(Outcome::Unchanged),
             Reply::Hello { .. }
             | Reply::Facts(_)
             | Reply::Rules { .. }
+            | Reply::Jails { .. }
+            | Reply::Ended { .. }
             | Reply::Refused { .. }
             | Reply::Failed { .. } => Err(unexpected(&reply)),
         }
@@ -177,22 +200,11 @@ impl Helper {
     /// # Errors
     /// When the helper cannot tell.
     pub fn rules(&self, subnet: Subnet, policy: Policy) -> Result<(Rules, Option<bool>), Fault> {
-        let (reply, _) = self.ask(&Request::RulesCheck { subnet, policy }, None)?;
+        let (reply, _) = self.ask(&Request::RulesCheck { subnet, policy }, &[])?;
         if let Reply::Rules { rules, names_routed } = reply {
             Ok((rules, names_routed))
         } else {
             Err(unexpected(&reply))
-        }
-    }
-
-    /// A descriptor of a sandbox's tap.
-    ///
-    /// # Errors
-    /// When there is no tap, or it cannot be opened.
-    pub fn open_tap(&self, sandbox: &SandboxId) -> Result<OwnedFd, Fault> {
-        match self.ask(&Request::TapOpen { sandbox: sandbox.clone() }, None)? {
-            (Reply::Changed, Some(tap)) => Ok(tap),
-            (other, _) => Err(unexpected(&other)),
         }
     }
 
@@ -201,38 +213,90 @@ impl Helper {
     /// # Errors
     /// When the helper is gone.
     pub fn probe(&self) -> Result<Facts, Fault> {
-        let (reply, _) = self.ask(&Request::Probe {}, None)?;
+        let (reply, _) = self.ask(&Request::Probe {}, &[])?;
         if let Reply::Facts(facts) = reply { Ok(facts) } else { Err(unexpected(&reply)) }
     }
 
-    /// Puts a process into its sandbox's cgroup.
+    /// Starts a machine in a jail. Its kernel, initramfs and disks are descriptors, in this order.
     ///
     /// # Errors
-    /// When the helper refuses or fails.
-    pub fn cgroup_join(
+    /// When the helper refuses, or a program ended at once; with what it said. Then nothing is left.
+    pub fn start_machine(
         &self,
         sandbox: &SandboxId,
-        limits: Limits,
-        process: &Held,
+        machine: Machine,
+        files: &[OwnedFd],
     ) -> Result<(), Fault> {
-        let sandbox = sandbox.clone();
-        done(self.ask(&Request::CgroupJoin { sandbox, limits }, Some(process.pidfd()))?.0)
+        let (sandbox, machine) = (sandbox.clone(), Box::new(machine));
+        let (reply, _) = self.ask(&Request::VmStart { sandbox, machine }, files)?;
+        if let Reply::Ended { said } = &reply {
+            return Err(Fault::host(format!("its VMM ended at once: {said}")));
+        }
+        done(&reply)
     }
 
-    /// Ends what is left in a sandbox's cgroup and removes it.
+    /// Our jails, and who lives in them.
+    ///
+    /// # Errors
+    /// When the helper cannot tell.
+    pub fn jails(&self) -> Result<Vec<Jailed>, Fault> {
+        let mut found: Vec<Jailed> = Vec::new();
+        loop {
+            let after = found.last().map(|jail| jail.sandbox.clone());
+            let (reply, _) = self.ask(&Request::VmList { after }, &[])?;
+            let Reply::Jails { jails, more } = reply else { return Err(unexpected(&reply)) };
+            let goes_on = more && !jails.is_empty();
+            found.extend(jails);
+            if !goes_on {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// A way into a jail.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(&self, sandbox: &SandboxId, what: Line) -> Result<OwnedFd, Fault> {
+        match self.ask(&Request::VmOpen { sandbox: sandbox.clone(), what }, &[])? {
+            (Reply::Changed, Some(descriptor)) => Ok(descriptor),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks a machine's VMM to end, or kills all of its processes, which are then gone.
     ///
     /// # Errors
     /// When the helper refuses or fails.
-    pub fn cgroup_remove(&self, sandbox: &SandboxId) -> Result<(), Fault> {
-        self.carry_out(&Request::CgroupRemove { sandbox: sandbox.clone() }).map(drop)
+    pub fn end(&self, sandbox: &SandboxId, kill: bool) -> Result<(), Fault> {
+        self.carry_out(&Request::VmEnd { sandbox: sandbox.clone(), kill }).map(drop)
+    }
+
+    /// Removes a jail with all in it.
+    ///
+    /// # Errors
+    /// When the helper refuses or fails.
+    pub fn remove_jail(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
+        self.carry_out(&Request::VmRemove { sandbox: sandbox.clone() })
     }
 }
 
-fn done(reply: Reply) -> Result<(), Fault> {
-    if matches!(reply, Reply::Unchanged | Reply::Changed) {
-        Ok(())
-    } else {
-        Err(unexpected(&reply))
+impl std::fmt::Debug for Helper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Helper").field("program", &self.0.program).finish_non_exhaustive()
+    }
+}
+
+fn done(reply: &Reply) -> Result<(), Fault> {
+    match reply {
+        Reply::Unchanged | Reply::Changed => Ok(()),
+        Reply::Hello { .. }
+        | Reply::Facts(_)
+        | Reply::Rules { .. }
+        | Reply::Jails { .. }
+        | Reply::Ended { .. }
+        | Reply::Refused { .. }
+        | Reply::Failed { .. } => Err(unexpected(reply)),
     }
 }
 
@@ -245,6 +309,8 @@ fn unexpected(reply: &Reply) -> Fault {
         Reply::Hello { .. }
         | Reply::Facts(_)
         | Reply::Rules { .. }
+        | Reply::Jails { .. }
+        | Reply::Ended { .. }
         | Reply::Unchanged
         | Reply::Changed => Fault::host("the helper answered something else than was asked"),
     }

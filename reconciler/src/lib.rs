@@ -24,4 +24,5 @@ pub mod stats;
 pub mod store;
 pub mod unpack;
 pub mod vsock;
+pub mod way;
 pub mod workspace;

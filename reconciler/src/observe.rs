@@ -33,7 +33,7 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
                 Err(why) => Seen::Unknown(why.clone()),
             },
             ports: net.ports.get(id).cloned().unwrap_or_default(),
-            cgroup: facts.is_some_and(|facts| facts.cgroup),
+            jail: facts.is_some_and(|facts| facts.jail),
         };
         (id.clone(), fact)
     });
@@ -48,6 +48,7 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
         images: disks.images,
         volumes: disks.volumes,
         network: net.network,
+        backends: drivers.vmm.backends(),
         sandboxes,
         foreign,
     }

@@ -100,7 +100,7 @@ pub fn monotonic_ns() -> u64 {
 }
 
 /// The folder of a process's cgroup in the v2 hierarchy, where there is one.
-pub fn cgroup2(pid: i32) -> Option<std::path::PathBuf> {
+pub fn cgroup2(pid: u32) -> Option<std::path::PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let below = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(crate::host::cgroup2_root()?.join(below))
@@ -129,14 +129,14 @@ impl Held {
         Ok(same.then_some(Self { pidfd }))
     }
 
+    /// By a descriptor that somebody else opened.
+    pub fn by(pidfd: OwnedFd) -> Self {
+        Self { pidfd }
+    }
+
     /// Sends a signal. One that ended needs none.
     pub fn signal(&self, signal: Signal) {
         let _ = pidfd_send_signal(&self.pidfd, signal);
-    }
-
-    /// The descriptor, for the helper.
-    pub fn pidfd(&self) -> &OwnedFd {
-        &self.pidfd
     }
 
     /// Waits until it ended. Whoever started it collects it.

@@ -1,12 +1,13 @@
 //! What sandboxes use right now, as the host sees it: from a cgroup where there is one, else from their processes.
 
 use crate::folders::Folders;
-use crate::process::{self, Marked};
+use crate::helper::Helper;
+use crate::process;
 use banger_plan::actual::Actual;
 use banger_plan::desired::Desired;
 use banger_wire::api::SandboxStats;
 use banger_wire::derive;
-use banger_wire::id::SandboxId;
+use banger_wire::id::{InstallId, SandboxId};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -21,16 +22,17 @@ pub fn stats(
     desired: &Desired,
     actual: &Actual,
     cards: &BTreeMap<String, (u64, u64)>,
+    helper: Option<&Helper>,
 ) -> Vec<SandboxStats> {
-    let processes = process::marked(&desired.install).unwrap_or_default();
+    let processes = processes(&desired.install, helper);
     let at_ns = process::monotonic_ns();
     let runs =
         |id: &SandboxId| actual.sandboxes.get(id).is_some_and(|fact| fact.vmm.present().is_some());
     let running = desired.sandboxes.values().filter(|sandbox| runs(&sandbox.id));
     running
         .map(|sandbox| {
-            let own: Vec<&Marked> = processes.iter().filter(|p| p.sandbox == sandbox.id).collect();
-            let usage = usage(&own);
+            let own = processes.get(&sandbox.id).map_or(&[][..], Vec::as_slice);
+            let usage = usage(&sandbox.id, own);
             // What the host sends is what the guest receives.
             let (sent, received) =
                 cards.get(&derive::tap(&desired.install, &sandbox.id)).copied().unwrap_or_default();
@@ -54,6 +56,19 @@ pub fn stats(
         .collect()
 }
 
+/// The processes of every sandbox: those that we marked, and those in the helper's jails. Only read by these numbers.
+fn processes(install: &InstallId, helper: Option<&Helper>) -> BTreeMap<SandboxId, Vec<u32>> {
+    let mut found: BTreeMap<SandboxId, Vec<u32>> = BTreeMap::new();
+    for process in process::marked(install).unwrap_or_default() {
+        found.entry(process.sandbox).or_default().push(process.pid.unsigned_abs());
+    }
+    for jail in helper.and_then(|helper| helper.jails().ok()).unwrap_or_default() {
+        let pids = jail.living.iter().map(|process| process.pid);
+        found.entry(jail.sandbox).or_default().extend(pids);
+    }
+    found
+}
+
 #[derive(Default)]
 struct Usage {
     cpu_ns: u64,
@@ -64,11 +79,11 @@ struct Usage {
 
 /// The sum of its processes. A cgroup would say the same of processor time and more of memory: it counts what the
 /// kernel keeps for them too.
-fn usage(processes: &[&Marked]) -> Usage {
+fn usage(sandbox: &SandboxId, processes: &[u32]) -> Usage {
     let mut sum = Usage::default();
     let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
-    for process in processes {
-        let folder = format!("/proc/{}", process.pid);
+    for pid in processes {
+        let folder = format!("/proc/{pid}");
         let read = |name: &str| fs::read_to_string(format!("{folder}/{name}")).unwrap_or_default();
         let stat = read("stat");
         let fields: Vec<&str> =
@@ -92,7 +107,7 @@ fn usage(processes: &[&Marked]) -> Usage {
     }
     if let Some(first) = processes.first()
         && let Some(folder) =
-            process::cgroup2(first.pid).filter(|folder| folder.ends_with(first.sandbox.as_str()))
+            process::cgroup2(*first).filter(|folder| folder.ends_with(sandbox.as_str()))
     {
         from_cgroup(&folder, &mut sum);
     }

@@ -3,11 +3,11 @@
 //!
 //! Whoever answers on that socket *is* that guest; no name or number that it says counts (R-G8).
 
+use crate::way::Way;
 use banger_wire::agent::{PORT, Reply, Request};
 use banger_wire::frame::{Frame, Kind};
 use banger_wire::stream::{Reader, send_message};
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -32,19 +32,19 @@ fn broken(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
 
-/// Connects to the agent behind a socket and sends the first message.
+/// Connects to a guest's agent and sends the first message.
 ///
 /// # Errors
 /// When the guest does not answer in time or not as it should.
-pub async fn ask(socket: &Path, request: &Request) -> io::Result<Conversation> {
-    let mut stream = timeout(CONNECT, connect(socket)).await??;
+pub async fn ask(way: &Way, request: &Request) -> io::Result<Conversation> {
+    let mut stream = timeout(CONNECT, connect(way)).await??;
     timeout(WRITE, send_message(&mut stream, request)).await??;
     let (read, writer) = stream.into_split();
     Ok(Conversation { reader: Reader::new(read), writer })
 }
 
-async fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket).await?;
+async fn connect(way: &Way) -> io::Result<UnixStream> {
+    let mut stream = way.connect().await?;
     stream.write_all(format!("CONNECT {PORT}\n").as_bytes()).await?;
     let mut line = Vec::new();
     // "OK " and a number of at most ten digits.

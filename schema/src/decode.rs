@@ -12,6 +12,7 @@ use crate::spec::{
 use crate::tree::{Data, Node, Span, Value};
 use banger_wire::agent::Signal;
 use banger_wire::id::Name;
+use banger_wire::machine::Backend;
 use banger_wire::net::Egress;
 use banger_wire::size::Mib;
 use std::collections::BTreeMap;
@@ -428,6 +429,7 @@ fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec
     let mut spec = SandboxSpec::new(image);
     let size = |name| only(node, name).map(|value| Mib::parse(&text(value)).expect("validated"));
     spec.kernel = only(node, "kernel").map(name_of);
+    spec.vmm = only(node, "vmm").and_then(|value| Backend::parse(&text(value)));
     if let Some(value) = only(node, "cpus") {
         spec.cpus = u8::try_from(number(value)).expect("validated");
     }

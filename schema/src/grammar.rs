@@ -278,6 +278,12 @@ const SANDBOX: Rule = Rule {
             "another kernel than its image's",
         ),
         one(
+            "vmm",
+            &[slot("name", Ty::Choice(&["firecracker", "qemu"]), true)],
+            Class::Restart,
+            "what runs it; what the host runs best if not given",
+        ),
+        one(
             "cpus",
             &[slot("count", Ty::Int(1, MAX_CPUS), true)],
             Class::Restart,

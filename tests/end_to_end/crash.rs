@@ -49,7 +49,7 @@ fn a_killed_daemon_is_no_harm_at_any_moment() {
             );
         }
         assert_eq!(home.guests().len(), 4, "moment {moment}: {:?}", home.guests());
-        assert_eq!(home.leftovers().len(), 5, "moment {moment}: {:?}", home.leftovers());
+        assert_eq!(home.leftovers().len(), 7, "moment {moment}: {:?}", home.leftovers());
         ready_before = Some((home.boot_id("a"), home.boot_id("b")));
         if moment % 2 == 0 {
             // The next moment begins with nothing again; the others with everything.

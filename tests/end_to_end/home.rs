@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -158,6 +159,7 @@ impl Home {
             .current_dir(&self.folder)
             .env("BANGER_HOME", &self.folder)
             .env("BANGER_AGENT", agent())
+            .env("BANGER_JAILS", self.folder.join("jails"))
             .env("NO_COLOR", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
@@ -242,6 +244,9 @@ impl Home {
     /// The processes of this home: those whose environment or folder says so. By number and name.
     pub(crate) fn processes(&self) -> Vec<(Pid, String)> {
         let home = format!("BANGER_HOME={}", self.folder.display());
+        let jails = self.jails();
+        let jails = jails.iter().filter_map(|(_, root)| fs::metadata(root).ok());
+        let jails: Vec<(u64, u64)> = jails.map(|meta| (meta.dev(), meta.ino())).collect();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
@@ -253,12 +258,30 @@ impl Home {
                 environment.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes());
             let inside = fs::read_link(entry.path().join("cwd"))
                 .is_ok_and(|cwd| cwd.starts_with(self.folder.join("run")));
+            // A jailed process has nothing of ours but its root.
+            let inside = inside
+                || fs::metadata(entry.path().join("root"))
+                    .is_ok_and(|root| jails.contains(&(root.dev(), root.ino())));
             if ours || inside {
                 let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
                 found.push((Pid::from_raw(pid), name.trim().to_string()));
             }
         }
         found
+    }
+
+    /// The jails of this home: each folder, and the root of its processes.
+    pub(crate) fn jails(&self) -> Vec<(PathBuf, PathBuf)> {
+        let below = |folder: &Path| -> Vec<PathBuf> {
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+        };
+        let owners = below(&self.folder.join("jails")).into_iter().filter(|path| path.is_dir());
+        let jails = owners.flat_map(|owner| below(&owner));
+        let root = |jail: PathBuf| {
+            let own = below(&jail.join("firecracker")).pop().unwrap_or_else(|| jail.clone());
+            (jail, own.join("root"))
+        };
+        jails.map(root).collect()
     }
 
     /// Processes besides the daemon and its helper.
@@ -275,6 +298,7 @@ impl Home {
                 found.insert(format!("{folder}/{}", entry.file_name().display()));
             }
         }
+        found.extend(self.jails().iter().map(|(jail, _)| format!("jail {}", jail.display())));
         found
     }
 

@@ -1,14 +1,23 @@
 //! Facts about the host.
 
 use crate::answer::Answer;
-use crate::{cgroup, rules};
+use crate::{cgroup, programs, rules};
 use banger_wire::helper::{Facts, NetworkSupport, Reply};
 use rustix::fs::{Access, access};
 
 pub(crate) fn run() -> Answer {
     let root = cgroup::hierarchy().filter(|root| access(root, Access::WRITE_OK).is_ok());
     let controllers = root.as_deref().map(cgroup::controllers).unwrap_or_default();
-    Ok(Reply::Facts(Facts { cgroup2: root.is_some(), controllers, network: network() }))
+    Ok(Reply::Facts(Facts {
+        cgroup2: root.is_some(),
+        controllers,
+        network: network(),
+        firecracker: programs::firecracker()
+            .as_ref()
+            .map(|found| found.version)
+            .map_err(Clone::clone),
+        qemu: programs::qemu().map(drop),
+    }))
 }
 
 /// What guests' network lacks here. The right to change it shows only when it is used, or here: in the list of

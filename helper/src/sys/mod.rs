@@ -1,10 +1,13 @@
-//! The one place of the helper with `unsafe`: what the kernel offers for taps only as an ioctl.
+//! The one place of the helper with `unsafe`: what the kernel offers for taps only as an ioctl, and what a process that is
+//! about to become another does to itself.
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::ioctl::{IntegerSetter, Updater, ioctl, opcode};
+use rustix::thread::UnshareFlags;
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 /// `struct ifreq`, as far as taps use it: a name and flags.
 #[repr(C)]
@@ -53,6 +56,19 @@ pub(crate) fn own_tap(tap: &OwnedFd, uid: u32) -> io::Result<()> {
 pub(crate) fn keep_tap(tap: &OwnedFd) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST takes its argument by value and touches no memory of ours.
     unsafe { Ok(ioctl(tap.as_fd(), IntegerSetter::<{ TUNSETPERSIST }>::new_usize(1))?) }
+}
+
+/// Gives this process mounts of its own. Only for a process of one thread.
+pub(crate) fn own_mounts() -> io::Result<()> {
+    // SAFETY: a new mount namespace shares the descriptors as before; nothing of memory safety depends on which paths lead
+    // where, and no other thread is there to be surprised.
+    unsafe { Ok(rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)?) }
+}
+
+/// Lets a descriptor, whoever's it is, end with this program. One that is not open is no error.
+pub(crate) fn close_on_exec(descriptor: RawFd) {
+    // SAFETY: the descriptor is neither closed nor read, and a number that is none only gives an error.
+    let _ = fcntl_setfd(unsafe { BorrowedFd::borrow_raw(descriptor) }, FdFlags::CLOEXEC);
 }
 
 const _: () = assert!(size_of::<InterfaceRequest>() == 40);

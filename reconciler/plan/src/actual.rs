@@ -3,6 +3,7 @@
 use crate::boot::Boot;
 use banger_wire::agent::{GuestState, Signal};
 use banger_wire::id::{Digest, SandboxId, VolumeId};
+use banger_wire::machine::{Backend, BootKey};
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -54,6 +55,8 @@ pub struct Actual {
     pub sandboxes: BTreeMap<SandboxId, SandboxFact>,
     /// The bridge and the rules of the host.
     pub network: Seen<NetworkFact>,
+    /// What this host runs guests with.
+    pub backends: Backends,
     /// Things in our folders that nothing desired accounts for. They are left alone.
     pub foreign: Vec<String>,
 }
@@ -67,8 +70,27 @@ impl Default for Actual {
             volumes: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             network: Seen::Unknown("it was not looked at".to_string()),
+            backends: Backends::default(),
             foreign: Vec::new(),
         }
+    }
+}
+
+/// What this host runs guests with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backends {
+    /// What a sandbox gets that names none.
+    pub default: Backend,
+    /// Why that.
+    pub why: String,
+    /// Why others cannot be had.
+    pub missing: BTreeMap<Backend, String>,
+}
+
+impl Default for Backends {
+    /// What runs everywhere.
+    fn default() -> Self {
+        Self { default: Backend::Qemu, why: String::new(), missing: BTreeMap::new() }
     }
 }
 
@@ -186,8 +208,8 @@ pub struct SandboxFact {
     pub tap: Seen<TapFact>,
     /// Host ports that lead into it, with the guest's port.
     pub ports: BTreeMap<u16, u16>,
-    /// Whether a cgroup of its own exists.
-    pub cgroup: bool,
+    /// Whether a jail or cgroup of its own exists.
+    pub jail: bool,
 }
 
 impl SandboxFact {
@@ -202,7 +224,7 @@ impl SandboxFact {
             silent_secs: 0,
             tap: Seen::Absent,
             ports: BTreeMap::new(),
-            cgroup: false,
+            jail: false,
         }
     }
 
@@ -214,7 +236,7 @@ impl SandboxFact {
             && self.run.is_absent()
             && self.tap.is_absent()
             && self.ports.is_empty()
-            && !self.cgroup
+            && !self.jail
     }
 }
 
@@ -233,7 +255,7 @@ pub struct DiskFact {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmmFact {
     /// The key of the [`Boot`] that it was started with.
-    pub boot: String,
+    pub boot: BootKey,
     /// Seconds since it started, by the kernel's clock.
     pub uptime_secs: u64,
     /// Whether all of its processes are there.

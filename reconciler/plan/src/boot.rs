@@ -4,6 +4,7 @@ use crate::desired::DesiredSandbox;
 use crate::recipe;
 use banger_schema::spec::SandboxSpec;
 use banger_wire::id::{Cid, Digest, SandboxId, VolumeId};
+use banger_wire::machine::{Backend, BootKey, Card};
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,16 @@ pub enum Nic {
     Tap,
     /// The VMM's own network stack, which has no rules: only where none are asked for.
     User,
+}
+
+impl From<Nic> for Card {
+    fn from(nic: Nic) -> Self {
+        match nic {
+            Nic::None => Card::None,
+            Nic::Tap => Card::Tap,
+            Nic::User => Card::User,
+        }
+    }
 }
 
 impl std::fmt::Display for Nic {
@@ -60,13 +71,31 @@ pub struct Boot {
     /// How it is connected.
     #[serde(default)]
     pub nic: Nic,
+    /// What runs it. QEMU's are written down as they were before there was another.
+    #[serde(default = "qemu", skip_serializing_if = "is_qemu")]
+    pub backend: Backend,
     /// How often it was asked to restart.
     pub restarts: u32,
 }
 
+fn qemu() -> Backend {
+    Backend::Qemu
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_qemu(backend: &Backend) -> bool {
+    *backend == Backend::Qemu
+}
+
 impl Boot {
     /// What a sandbox should be started with, above these contents.
-    pub fn of(desired: &DesiredSandbox, kernel: &Digest, image: &Digest, nic: Nic) -> Self {
+    pub fn of(
+        desired: &DesiredSandbox,
+        kernel: &Digest,
+        image: &Digest,
+        nic: Nic,
+        backend: Backend,
+    ) -> Self {
         let spec = &desired.spec;
         let at = spec.volumes.iter().map(|mount| mount.at.clone());
         Self {
@@ -82,13 +111,15 @@ impl Boot {
             run_as: run_as(spec),
             cid: desired.cid,
             nic,
+            backend,
             restarts: spec.restarts,
         }
     }
 
-    /// Identifies it in the environment of the processes: 16 hex digits.
-    pub fn key(&self) -> String {
-        recipe::digest(self).as_str()[..16].to_string()
+    /// Identifies a start with it.
+    pub fn key(&self) -> BootKey {
+        let digest = recipe::digest(self).as_str()[..BootKey::LENGTH].to_string();
+        BootKey::try_from(digest).expect("digests are hex digits")
     }
 
     /// What differs, one line each, from a running one to the wanted one.
@@ -104,6 +135,7 @@ impl Boot {
         differ("disk", running.disk.to_string(), wanted.disk.to_string());
         differ("kernel", running.kernel.short().into(), wanted.kernel.short().into());
         differ("volumes", volumes(running), volumes(wanted));
+        differ("vmm", running.backend.to_string(), wanted.backend.to_string());
         differ("network card", running.nic.to_string(), wanted.nic.to_string());
         differ("command", running.command.join(" "), wanted.command.join(" "));
         differ("entrypoint, user and workdir", running.run_as.join(" "), wanted.run_as.join(" "));

@@ -209,7 +209,7 @@ async fn has_work(context: &Context, id: &SandboxId) -> bool {
     if desired.sandboxes.get(id).is_none_or(|sandbox| sandbox.spec.workspace.is_none()) {
         return false;
     }
-    let place = workspace::place(&context.guest.socket(id), &context.folders.workspace(id));
+    let place = workspace::place(context.guest.way(id), &context.folders.workspace(id));
     match workspace::fetch(&place).await {
         Ok(returned) => !returned.is_empty(),
         Err(_) => true,

@@ -26,8 +26,9 @@ pub(super) async fn all_stats(
     let snapshot = context.engine.snapshots().borrow().clone();
     // Without netlink there are no figures of the network, and all others.
     let cards = crate::drivers::net::traffic().await.unwrap_or_default();
-    let folders = context.folders.clone();
-    let read = move || stats(&folders, &snapshot.desired, &snapshot.actual, &cards);
+    let (folders, helper) = (context.folders.clone(), context.helper.clone());
+    let read =
+        move || stats(&folders, &snapshot.desired, &snapshot.actual, &cards, helper.as_ref());
     let read = tokio::task::spawn_blocking(read).await;
     let mut all = read.map_err(|error| problem(ProblemKind::Internal, error.to_string()))?;
     all.retain(|stats| of.project.as_ref().is_none_or(|project| stats.project == *project));

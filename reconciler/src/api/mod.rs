@@ -15,6 +15,7 @@ use crate::drivers::guest::VsockGuest;
 use crate::engine::Engine;
 use crate::fault::{During, Fault};
 use crate::folders::Folders;
+use crate::helper::Helper;
 use crate::keys::Keys;
 use crate::registry::Registry;
 use axum::Json;
@@ -25,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use banger_wire::api::{Problem, ProblemKind, Programs, Version};
 use banger_wire::id::Digest;
+use banger_wire::machine::Backend;
 use nix::sys::stat::{Mode, umask};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
@@ -47,6 +49,8 @@ pub struct Context {
     pub registry: Registry,
     /// The guest's agent.
     pub agent: PathBuf,
+    /// The root helper, where there is one.
+    pub helper: Option<Helper>,
     /// Requests and streams that are under way.
     pub active: Arc<AtomicUsize>,
 }
@@ -136,12 +140,17 @@ pub fn router(context: Context) -> Router {
         .with_state(context)
 }
 
-async fn version() -> Json<Version> {
-    let (acceleration, why) = crate::host::acceleration();
-    let vmm = match acceleration {
-        crate::host::Acceleration::Kvm => format!("qemu with KVM: {why}"),
-        crate::host::Acceleration::Tcg => format!("qemu by software emulation: {why}"),
+async fn version(State(context): State<Context>) -> Json<Version> {
+    let backends = context.engine.snapshots().borrow().actual.backends.clone();
+    let how = match (backends.default, crate::host::acceleration().0) {
+        (Backend::Firecracker, _) => "",
+        (Backend::Qemu, crate::host::Acceleration::Kvm) => " with KVM",
+        (Backend::Qemu, crate::host::Acceleration::Tcg) => " by software emulation",
     };
+    let mut vmm = format!("{}{how}: {}", backends.default, backends.why);
+    for (backend, why) in &backends.missing {
+        vmm.push_str(&format!("; no {backend}: {why}"));
+    }
     Json(Version { version: env!("CARGO_PKG_VERSION").into(), pid: std::process::id(), vmm })
 }
 

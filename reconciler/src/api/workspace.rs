@@ -29,7 +29,7 @@ fn workspace_of(
         hints: vec!["give it one: workspace \".\" in its Bangerfile, or vm run PATH".into()],
         ..problem(ProblemKind::User, format!("sandbox {name} has no workspace"))
     })?;
-    let place = workspace::place(&context.guest.socket(&id), &context.folders.workspace(&id));
+    let place = workspace::place(context.guest.way(&id), &context.folders.workspace(&id));
     Ok((id, place, spec))
 }
 

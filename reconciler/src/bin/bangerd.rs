@@ -8,7 +8,7 @@ use banger_reconciler::drivers::Drivers;
 use banger_reconciler::drivers::disk::Files;
 use banger_reconciler::drivers::guest::VsockGuest;
 use banger_reconciler::drivers::net::{self, HostNet};
-use banger_reconciler::drivers::vmm::{Launcher, Processes};
+use banger_reconciler::drivers::vmm::Processes;
 use banger_reconciler::engine::Engine;
 use banger_reconciler::fault::{During, Fault};
 use banger_reconciler::folders::Folders;
@@ -88,15 +88,19 @@ async fn serve() -> Result<ExitCode, Fault> {
     let helper = Helper::start(&beside("banger-helper", "BANGER_HELPER")?, &install)?;
     let agent = beside("banger-agent", "BANGER_AGENT")?;
     let free = net::is_free(&install).await?;
-    let guest = Arc::new(VsockGuest::new(folders.clone(), wakes.clone()));
+    let guest = Arc::new(VsockGuest::new(folders.clone(), helper.clone(), wakes.clone()));
     let net = Arc::new(HostNet::new(install.clone(), helper.clone(), guest.clone()));
-    let launcher =
-        Launcher::new(folders.clone(), install.clone(), agent.clone(), helper, wakes.clone());
-    let launcher = Arc::new(launcher);
+    let vmm = Processes::new(
+        folders.clone(),
+        install.clone(),
+        agent.clone(),
+        helper.clone(),
+        wakes.clone(),
+    );
     let registry = Registry::open(folders.state())?;
     let drivers = Drivers {
         disk: Arc::new(Files::new(folders.clone(), install, registry.clone()).await?),
-        vmm: Arc::new(Processes::new(folders.clone(), launcher)),
+        vmm: Arc::new(vmm),
         guest: guest.clone(),
         net,
     };
@@ -114,6 +118,7 @@ async fn serve() -> Result<ExitCode, Fault> {
         keys,
         registry,
         agent,
+        helper,
         active: active.clone(),
     };
     let listener = api::listen(&folders.socket())?;

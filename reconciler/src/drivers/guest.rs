@@ -3,7 +3,9 @@
 use super::{Guest, GuestFacts, Outcome, Progress, Wake};
 use crate::fault::Fault;
 use crate::folders::Folders;
+use crate::helper::Helper;
 use crate::vsock::{self, Conversation};
+use crate::way::Way;
 use crate::workspace;
 use async_trait::async_trait;
 use banger_plan::Seen;
@@ -38,6 +40,7 @@ const MAX_TEXT: usize = 512;
 /// The vsock side of every run.
 pub struct VsockGuest {
     folders: Folders,
+    helper: Option<Helper>,
     wakes: mpsc::UnboundedSender<Wake>,
     watchers: Mutex<BTreeMap<SandboxId, Watcher>>,
 }
@@ -56,14 +59,18 @@ impl Drop for Watcher {
 }
 
 impl VsockGuest {
-    /// Watches runs in these folders and wakes the loop when a guest says something new.
-    pub fn new(folders: Folders, wakes: mpsc::UnboundedSender<Wake>) -> Self {
-        Self { folders, wakes, watchers: Mutex::default() }
+    /// Watches runs in these folders, or in the helper's jails, and wakes the loop when a guest says something new.
+    pub fn new(
+        folders: Folders,
+        helper: Option<Helper>,
+        wakes: mpsc::UnboundedSender<Wake>,
+    ) -> Self {
+        Self { folders, helper, wakes, watchers: Mutex::default() }
     }
 
-    /// The socket that leads to a guest.
-    pub fn socket(&self, sandbox: &SandboxId) -> PathBuf {
-        self.folders.vm(sandbox).join(super::vmm::VSOCK)
+    /// The way to a guest.
+    pub fn way(&self, sandbox: &SandboxId) -> Way {
+        Way::to(&self.folders, self.helper.as_ref(), sandbox)
     }
 
     /// Waits a moment for a guest to say so: the next observation must see it, or it would be planned again.
@@ -82,7 +89,7 @@ impl VsockGuest {
     /// When it does not answer.
     pub async fn ask(&self, sandbox: &SandboxId, request: &Request) -> Result<Conversation, Fault> {
         let fail = |error| Fault::io("the guest does not answer", error);
-        vsock::ask(&self.socket(sandbox), request).await.map_err(fail)
+        vsock::ask(&self.way(sandbox), request).await.map_err(fail)
     }
 }
 
@@ -96,7 +103,7 @@ impl Guest for VsockGuest {
             let watcher = watchers.entry(id.clone()).or_insert_with(|| {
                 let (sender, state) = watch::channel(None);
                 let run = self.folders.vm(id);
-                let task = watch_guest(id.clone(), run, sender, self.wakes.clone());
+                let task = watch_guest(id.clone(), self.way(id), run, sender, self.wakes.clone());
                 let heard = Instant::now();
                 Watcher { state, heard, task: tokio::spawn(task).abort_handle() }
             });
@@ -126,7 +133,7 @@ impl Guest for VsockGuest {
         workspace: &WorkspaceSpec,
         progress: Progress,
     ) -> Result<Outcome, Fault> {
-        let place = workspace::place(&self.socket(sandbox), &self.folders.workspace(sandbox));
+        let place = workspace::place(self.way(sandbox), &self.folders.workspace(sandbox));
         workspace::ship(&place, sandbox.as_str(), workspace, Some(progress)).await?;
         self.until(sandbox, |said| said.phase != Phase::Shipping).await;
         Ok(Outcome::Changed)
@@ -156,14 +163,14 @@ impl Guest for VsockGuest {
 /// Follows one guest for as long as its VMM runs.
 async fn watch_guest(
     id: SandboxId,
+    way: Way,
     run: PathBuf,
     state: watch::Sender<Option<GuestState>>,
     wakes: mpsc::UnboundedSender<Wake>,
 ) {
-    let socket = run.join(super::vmm::VSOCK);
     let began = Instant::now();
     loop {
-        let ended = follow(&id, &socket, &run, &state, &wakes).await;
+        let ended = follow(&id, &way, &run, &state, &wakes).await;
         tracing::trace!("{id}: {ended:?}");
         if state.send_replace(None).is_some() {
             // The loop ends with the daemon.
@@ -177,12 +184,12 @@ async fn watch_guest(
 /// One connection: every state until it breaks.
 async fn follow(
     id: &SandboxId,
-    socket: &Path,
+    way: &Way,
     run: &Path,
     state: &watch::Sender<Option<GuestState>>,
     wakes: &mpsc::UnboundedSender<Wake>,
 ) -> std::io::Result<()> {
-    let mut guest = vsock::ask(socket, &Request::Watch).await?;
+    let mut guest = vsock::ask(way, &Request::Watch).await?;
     let (mut window, mut said_in_window) = (Instant::now(), 0u32);
     loop {
         let Reply::State(said) = guest.reply(SILENCE).await? else {

@@ -12,7 +12,7 @@ pub mod vmm;
 use crate::fault::Fault;
 use async_trait::async_trait;
 use banger_plan::actual::{
-    ArtifactFact, DiskFact, NetworkFact, RunFact, Seen, TapFact, VmmFact, VolumeFact,
+    ArtifactFact, Backends, DiskFact, NetworkFact, RunFact, Seen, TapFact, VmmFact, VolumeFact,
 };
 use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
@@ -140,8 +140,8 @@ pub struct VmmFacts {
     pub vmm: Seen<VmmFact>,
     /// The folder of its run.
     pub run: Seen<RunFact>,
-    /// Whether it has a cgroup.
-    pub cgroup: bool,
+    /// Whether it has a jail or a cgroup.
+    pub jail: bool,
 }
 
 /// Processes.
@@ -149,11 +149,13 @@ pub struct VmmFacts {
 pub trait Vmm: Send + Sync {
     /// What is there of all that is desired, and what nothing desired accounts for.
     async fn observe(&self, desired: &Desired) -> (BTreeMap<SandboxId, VmmFacts>, Vec<String>);
+    /// What guests can be run with here.
+    fn backends(&self) -> Backends;
     /// Records the run and starts its processes.
     async fn start(&self, boot: &Boot) -> Result<Outcome, Fault>;
     /// Ends the processes: waits for them unless `kill`, then TERM, then KILL. They are gone when it returns well.
     async fn stop(&self, sandbox: &SandboxId, kill: bool) -> Result<Outcome, Fault>;
-    /// Removes the folder of a run and its cgroup.
+    /// Removes the folder of a run, its jail and its cgroup.
     async fn remove_run(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
     /// The end of what a sandbox wrote to its console, to explain why it ended.
     async fn last_words(&self, sandbox: &SandboxId) -> String;

@@ -10,8 +10,8 @@ use super::{
 use crate::fault::Fault;
 use async_trait::async_trait;
 use banger_plan::actual::{
-    ArtifactFact, BridgeFact, DiskFact, ImageConfig, NetworkFact, RulesFact, RunFact, Seen,
-    TapFact, VmmFact, VolumeFact,
+    ArtifactFact, Backends, BridgeFact, DiskFact, ImageConfig, NetworkFact, RulesFact, RunFact,
+    Seen, TapFact, VmmFact, VolumeFact,
 };
 use banger_plan::boot::{Boot, Nic};
 use banger_plan::desired::Desired;
@@ -81,6 +81,8 @@ pub struct World {
     pub blind: bool,
     /// Seconds until a guest answers.
     pub boot_secs: u64,
+    /// What guests are run with.
+    pub backends: Backends,
 }
 
 /// The simulated world, shared by its four drivers.
@@ -291,12 +293,16 @@ impl Vmm for Sim {
             };
             (
                 id.clone(),
-                VmmFacts { vmm, run: run.map_or(Seen::Absent, Seen::Present), cgroup: false },
+                VmmFacts { vmm, run: run.map_or(Seen::Absent, Seen::Present), jail: false },
             )
         });
         let facts = facts.collect();
         let foreign = world.vmms.keys().filter(|id| !desired.sandboxes.contains_key(*id));
         (facts, foreign.map(|id| format!("processes of {id}")).collect())
+    }
+
+    fn backends(&self) -> Backends {
+        self.world().backends.clone()
     }
 
     async fn start(&self, boot: &Boot) -> Result<Outcome, Fault> {

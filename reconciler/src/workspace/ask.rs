@@ -1,10 +1,12 @@
 //! Asks the guest's own git for its commits. What it says is the guest's word, and is only carried here.
 
 use crate::vsock::{self, Conversation};
+use crate::way::Way;
 use banger_wire::agent::{Exec, Reply, Request};
 use banger_wire::frame::Kind;
 use banger_wire::stream::send;
 use std::io;
+
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -40,7 +42,7 @@ pub(super) enum Said {
 /// # Errors
 /// When the conversation or the file breaks.
 pub(super) async fn commits(
-    socket: &Path,
+    way: &Way,
     at: &str,
     shipped: Option<&str>,
     bundle: &Path,
@@ -59,30 +61,29 @@ pub(super) async fn commits(
         ];
         base.iter().chain(arguments).map(ToString::to_string).collect::<Vec<String>>()
     };
-    let tips = match short(socket, git(&["for-each-ref", "--format=%(objectname)", "refs/heads"]))
-        .await?
-    {
-        Answer::Said(text) => text,
-        Answer::Failed => {
-            return Ok(Said::None(
-                "there is no repository in the sandbox's workspace any more".into(),
-            ));
-        }
-        Answer::Missing => {
-            return Ok(Said::None(
+    let tips =
+        match short(way, git(&["for-each-ref", "--format=%(objectname)", "refs/heads"])).await? {
+            Answer::Said(text) => text,
+            Answer::Failed => {
+                return Ok(Said::None(
+                    "there is no repository in the sandbox's workspace any more".into(),
+                ));
+            }
+            Answer::Missing => {
+                return Ok(Said::None(
                 "there is no git in the sandbox: its files come back, and commits it can have none"
                     .into(),
             ));
-        }
-    };
+            }
+        };
     let line = |answer: Answer| match answer {
         Answer::Said(text) => {
             text.lines().next().map(|line| line.trim().to_string()).filter(|line| !line.is_empty())
         }
         Answer::Failed | Answer::Missing => None,
     };
-    let head = line(short(socket, git(&["rev-parse", "--verify", "-q", "HEAD^{commit}"])).await?);
-    let branch = line(short(socket, git(&["symbolic-ref", "-q", "--short", "HEAD"])).await?);
+    let head = line(short(way, git(&["rev-parse", "--verify", "-q", "HEAD^{commit}"])).await?);
+    let branch = line(short(way, git(&["symbolic-ref", "-q", "--short", "HEAD"])).await?);
     let news = tips.lines().map(str::trim).chain(head.as_deref()).any(|tip| Some(tip) != shipped);
     if !news {
         return Ok(Said::Nothing { branch });
@@ -92,7 +93,7 @@ pub(super) async fn commits(
     arguments.extend(head.as_ref().map(|_| "HEAD"));
     arguments.extend(not.as_deref());
     let mut file = tokio::fs::File::create(bundle).await?;
-    match run(socket, git(&arguments), &mut Sink::File(&mut file)).await? {
+    match run(way, git(&arguments), &mut Sink::File(&mut file)).await? {
         Ended::With(0, _) => {
             file.flush().await?;
             Ok(Said::Commits { branch })
@@ -113,9 +114,9 @@ enum Answer {
     Missing,
 }
 
-async fn short(socket: &Path, argv: Vec<String>) -> io::Result<Answer> {
+async fn short(way: &Way, argv: Vec<String>) -> io::Result<Answer> {
     let mut out = Vec::new();
-    Ok(match run(socket, argv, &mut Sink::Memory(&mut out)).await? {
+    Ok(match run(way, argv, &mut Sink::Memory(&mut out)).await? {
         Ended::With(0, _) => Answer::Said(String::from_utf8_lossy(&out).into_owned()),
         Ended::With(..) => Answer::Failed,
         Ended::NotStarted => Answer::Missing,
@@ -134,9 +135,9 @@ enum Ended {
     NotStarted,
 }
 
-async fn run(socket: &Path, argv: Vec<String>, out: &mut Sink<'_>) -> io::Result<Ended> {
+async fn run(way: &Way, argv: Vec<String>, out: &mut Sink<'_>) -> io::Result<Ended> {
     let exec = Exec { argv, ..Exec::default() };
-    let mut guest: Conversation = vsock::ask(socket, &Request::Exec(exec)).await?;
+    let mut guest: Conversation = vsock::ask(way, &Request::Exec(exec)).await?;
     let Reply::Started = guest.reply(SILENCE).await? else { return Ok(Ended::NotStarted) };
     send(&mut guest.writer, Kind::Stdin, &[]).await?;
     let (mut complaints, mut count) = (Vec::new(), 0u64);

@@ -6,6 +6,7 @@ mod ask;
 use crate::drivers::Progress;
 use crate::fault::Fault;
 use crate::vsock::{self, Conversation};
+use crate::way::Way;
 use ask::Said;
 use banger_schema::spec::WorkspaceSpec;
 use banger_tree::name;
@@ -38,8 +39,8 @@ const BACK: Duration = Duration::from_secs(300);
 /// Where a guest is reached, and where what belongs to its workspace is kept.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// The guest's socket.
-    pub socket: PathBuf,
+    /// The guest.
+    pub way: Way,
     /// The folder.
     pub kept: PathBuf,
 }
@@ -125,7 +126,7 @@ pub async fn ship(
     // Held until it is known what became of it: nobody else ships or takes meanwhile.
     let kept = apart(move || Kept::open(&folder)).await?;
     let request = Request::Ship { at: workspace.at.clone() };
-    let guest = vsock::ask(&place.socket, &request).await;
+    let guest = vsock::ask(&place.way, &request).await;
     let mut guest = guest.map_err(|error| Fault::io("the guest does not answer", error))?;
     let revision = revision(&mut guest).await?;
     timeout(SHIP, carry(kept, what, revision, guest, progress))
@@ -253,7 +254,7 @@ pub async fn fetch(place: &Place) -> Result<Returned, Fault> {
 }
 
 async fn take(place: &Place, kept: Kept) -> Result<Returned, Fault> {
-    let guest = vsock::ask(&place.socket, &Request::Survey).await;
+    let guest = vsock::ask(&place.way, &Request::Survey).await;
     let mut guest = guest.map_err(|error| Fault::io("the guest does not answer", error))?;
     let revision = revision(&mut guest).await?;
     let (to, from) = pipe::inward();
@@ -285,7 +286,7 @@ async fn commits(
     let shipped = origin.and_then(|kept::Origin { head, .. }| head);
     let mut notes = Vec::new();
     let bundle = place.kept.join("guest.bundle");
-    let said = ask::commits(&place.socket, &manifest.at, shipped.as_deref(), &bundle).await;
+    let said = ask::commits(&place.way, &manifest.at, shipped.as_deref(), &bundle).await;
     let mut cannot = None;
     let (has, branch) = match said {
         Ok(Said::Commits { branch }) => (true, branch),
@@ -327,6 +328,6 @@ async fn commits(
 }
 
 /// Where a sandbox's workspace is kept, and its guest.
-pub fn place(socket: &Path, kept: &Path) -> Place {
-    Place { socket: socket.to_path_buf(), kept: kept.to_path_buf() }
+pub fn place(way: Way, kept: &Path) -> Place {
+    Place { way, kept: kept.to_path_buf() }
 }

@@ -2,6 +2,7 @@
 
 use banger_wire::agent::Signal as StopSignal;
 use banger_wire::id::Name;
+use banger_wire::machine::Backend;
 use banger_wire::net::Egress;
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ pub struct SandboxSpec {
     pub image: Name,
     /// Another kernel than its image's.
     pub kernel: Option<Name>,
+    /// What runs it, where the host's own choice will not do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm: Option<Backend>,
     /// Processors, 1 to 32.
     pub cpus: u8,
     /// Memory.
@@ -76,6 +80,7 @@ impl SandboxSpec {
         Self {
             image,
             kernel: None,
+            vmm: None,
             cpus: 1,
             memory: Mib::new(512).expect("in bounds"),
             disk: Mib::new(10 << 10).expect("in bounds"),

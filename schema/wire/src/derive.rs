@@ -146,6 +146,11 @@ pub fn show_mac(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+/// Whether a text has lower-case hex digits only.
+pub(crate) fn hex_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
 /// The cgroup that holds all sandboxes of one owner, below the root of the v2 hierarchy.
 pub fn owner_cgroup(uid: u32) -> String {
     format!("banger-{uid}")

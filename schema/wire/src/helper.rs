@@ -4,11 +4,12 @@
 //! vector crosses here: ids, enums, bounded numbers and file descriptors only (security rules of section 3).
 
 use crate::id::{InstallId, SandboxId};
+use crate::machine::{Backend, BootKey, Machine, Version};
 use crate::net::{Policy, Subnet};
 use serde::{Deserialize, Serialize};
 
 /// The version both sides must share for anything but reading.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// The largest message in bytes, before its descriptors.
 pub const MAX_MESSAGE: usize = 64 << 10;
 
@@ -25,16 +26,36 @@ pub enum Request {
     },
     /// Facts about the host that need no privilege to act on.
     Probe {},
-    /// Put the process behind the one descriptor (a pidfd) into the sandbox's cgroup.
-    CgroupJoin {
-        /// Whose cgroup.
+    /// Start a machine in a jail of its own, which must not be there yet. Its descriptors are the kernel, the initramfs and
+    /// its disks in order. Firecracker then waits for its API to be used.
+    VmStart {
+        /// Whose.
         sandbox: SandboxId,
-        /// What it may use.
-        limits: Limits,
+        /// What.
+        machine: Box<Machine>,
     },
-    /// End every process in the sandbox's cgroup and remove it.
-    CgroupRemove {
-        /// Whose cgroup.
+    /// The caller's jails and who lives in them, in the order of their ids, at most [`MAX_JAILS`] of those behind `after`.
+    VmList {
+        /// The last one of the answer before.
+        after: Option<SandboxId>,
+    },
+    /// A way into a jail. Answered by [`Reply::Changed`] with one descriptor.
+    VmOpen {
+        /// Whose.
+        sandbox: SandboxId,
+        /// Which.
+        what: Line,
+    },
+    /// End a machine's processes.
+    VmEnd {
+        /// Whose.
+        sandbox: SandboxId,
+        /// Whether they are killed, and are gone with the answer. Otherwise the VMM is asked.
+        kill: bool,
+    },
+    /// Kill who is left in a jail and remove it, with its cgroup.
+    VmRemove {
+        /// Whose.
         sandbox: SandboxId,
     },
     /// Make the installation's bridge, or make it as it should be.
@@ -55,11 +76,6 @@ pub enum Request {
         sandbox: SandboxId,
         /// Whether frames pass.
         up: bool,
-    },
-    /// A descriptor of a sandbox's tap for its VMM. Answered by [`Reply::Changed`] with one descriptor.
-    TapOpen {
-        /// Whose.
-        sandbox: SandboxId,
     },
     /// Remove a sandbox's tap.
     TapRemove {
@@ -100,16 +116,63 @@ pub enum Rules {
     Current,
 }
 
-/// What a sandbox's processes may use together.
+/// The most jails in one answer.
+pub const MAX_JAILS: usize = 200;
+
+/// A way into a jail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Line {
+    /// A connection to the guest's vsock device.
+    Agent,
+    /// The console: a connection to QEMU's, the end to read of Firecracker's.
+    Console,
+    /// The end to read of what the VMM says.
+    Log,
+    /// The end to read of what Firecracker measures.
+    Metrics,
+    /// A connection to Firecracker's API. It reaches what is in the jail, and nothing else.
+    Api,
+    /// A pidfd of the VMM.
+    Vmm,
+    /// A pidfd of the vsock device's process.
+    Vsock,
+}
+
+/// A jail and who lives in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jailed {
+    /// Whose it is.
+    pub sandbox: SandboxId,
+    /// What was started in it. None in a jail that was never finished.
+    pub started: Option<Started>,
+    /// Its living processes.
+    pub living: Vec<Living>,
+}
+
+/// A living process of a jail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Memory in MiB: 64 to 4,194,304.
-    pub memory_mib: u32,
-    /// Processes and threads: 8 to 4,096.
-    pub pids: u16,
-    /// Processor time in hundredths of one processor: 10 to 102,400.
-    pub cpu_percent: u32,
+pub struct Living {
+    /// Whether it is the vsock device's, and not the VMM's.
+    pub vsock: bool,
+    /// Its number, to read how much it uses. Nothing is done by it.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub secs: u64,
+}
+
+/// What was started in a jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Started {
+    /// What marks the start.
+    pub boot: BootKey,
+    /// Which program.
+    pub backend: Backend,
+    /// Whether the processor runs the guest's code.
+    pub kvm: bool,
 }
 
 /// One answer.
@@ -131,10 +194,22 @@ pub enum Reply {
         /// no bridge.
         names_routed: Option<bool>,
     },
+    /// To `VmList`.
+    Jails {
+        /// By id.
+        jails: Vec<Jailed>,
+        /// Whether there are more behind them.
+        more: bool,
+    },
     /// It already was so.
     Unchanged,
     /// It is so now.
     Changed,
+    /// A program that should have stayed ended at once, or did not open its socket.
+    Ended {
+        /// The end of what it said.
+        said: String,
+    },
     /// The request is not allowed; nothing was done.
     Refused {
         /// Which rule.
@@ -159,6 +234,10 @@ pub struct Facts {
     pub controllers: Vec<Controller>,
     /// Whether guests can have a network whose rules are enforced: nft and tap devices are there.
     pub network: NetworkSupport,
+    /// Firecracker with its jailer, or why it cannot be had.
+    pub firecracker: Result<Version, String>,
+    /// Whether QEMU with its vsock device can be had, or why not.
+    pub qemu: Result<(), String>,
 }
 
 /// What the host lacks for a network of guests.
@@ -194,13 +273,13 @@ mod tests {
     #[test]
     fn golden_messages() {
         let sandbox = SandboxId::from_bits(5);
-        let text = serde_json::to_string(&Request::CgroupRemove { sandbox }).expect("encodes");
-        assert_eq!(text, r#"{"op":"cgroup-remove","sandbox":"00000000000000000000000005"}"#);
+        let text = serde_json::to_string(&Request::VmRemove { sandbox }).expect("encodes");
+        assert_eq!(text, r#"{"op":"vm-remove","sandbox":"00000000000000000000000005"}"#);
         for hostile in [
-            r#"{"op":"cgroup-remove","sandbox":"../../etc"}"#,
-            r#"{"op":"cgroup-remove","sandbox":"00000000000000000000000005","path":"/"}"#,
+            r#"{"op":"vm-remove","sandbox":"../../etc"}"#,
+            r#"{"op":"vm-remove","sandbox":"00000000000000000000000005","path":"/"}"#,
             r#"{"op":"exec","argv":["sh"]}"#,
-            r#"{"op":"cgroup-remove"}"#,
+            r#"{"op":"vm-remove"}"#,
         ] {
             assert!(serde_json::from_str::<Request>(hostile).is_err(), "{hostile}");
         }

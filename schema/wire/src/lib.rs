@@ -10,9 +10,11 @@ pub mod derive;
 pub mod frame;
 pub mod helper;
 pub mod id;
+pub mod machine;
 pub mod net;
 #[cfg(feature = "tokio")]
 pub mod pipe;
+pub mod qemu;
 pub mod size;
 #[cfg(feature = "tokio")]
 pub mod stream;

@@ -8,6 +8,7 @@ use crate::plan::{List, Wait};
 use banger_schema::spec::{Drift, Mode, Restart};
 use banger_wire::agent::Phase;
 use banger_wire::id::{Digest, VolumeId};
+use banger_wire::machine::Backend;
 
 /// Seconds that a VMM may run without its guest's agent being heard.
 pub const GUEST_DEADLINE_SECS: u64 = 120;
@@ -53,11 +54,18 @@ pub(super) fn decide(
             return Verdict::default();
         }
     };
+    let backend = match backend(sandbox, fact, actual) {
+        Ok(backend) => backend,
+        Err(why) => {
+            list.blocked.push(why);
+            return Verdict { nic: Some(nic), ..Verdict::default() };
+        }
+    };
     let replace = replacement(sandbox, fact, actual, list);
     if replace.is_none() && !list.blocked.is_empty() {
         return Verdict { nic: Some(nic), ..Verdict::default() };
     }
-    let boot = wanted_boot(sandbox, fact, actual, replace.is_some(), nic);
+    let boot = wanted_boot(sandbox, fact, actual, replace.is_some(), (nic, backend));
     let mut verdict =
         Verdict { boot, nic: Some(nic), remove_disk: replace.clone(), ..Verdict::default() };
     match &fact.vmm {
@@ -77,6 +85,22 @@ pub(super) fn decide(
         wait_for_needs(sandbox, nic, desired, actual, list);
     }
     verdict
+}
+
+/// What runs it: what the file says; else what runs it already, for nobody wants a restart because the host has learned
+/// something; else what the host runs best.
+fn backend(
+    sandbox: &DesiredSandbox,
+    fact: &SandboxFact,
+    actual: &Actual,
+) -> Result<Backend, String> {
+    let run = fact.run.present().and_then(|run| run.boot.as_ref());
+    let running = run.filter(|_| fact.vmm.present().is_some()).map(|boot| boot.backend);
+    let wanted = sandbox.spec.vmm.or(running).unwrap_or(actual.backends.default);
+    match actual.backends.missing.get(&wanted).filter(|_| running != Some(wanted)) {
+        Some(why) => Err(format!("{wanted} cannot run it here: {why}")),
+        None => Ok(wanted),
+    }
 }
 
 /// Why the disk has to be made anew, if it has to and may be.
@@ -106,7 +130,7 @@ fn wanted_boot(
     fact: &SandboxFact,
     actual: &Actual,
     new_disk: bool,
-    nic: Nic,
+    (nic, backend): (Nic, Backend),
 ) -> Option<Boot> {
     let content =
         |facts: &std::collections::BTreeMap<Digest, Seen<crate::actual::ArtifactFact>>,
@@ -116,7 +140,7 @@ fn wanted_boot(
     let own = fact.disk.present().filter(|_| !new_disk).map(|disk| disk.content.clone());
     let image = own.or_else(|| content(&actual.images, &sandbox.image))?;
     let kernel = content(&actual.kernels, &sandbox.kernel)?;
-    Some(Boot::of(sandbox, &kernel, &image, nic))
+    Some(Boot::of(sandbox, &kernel, &image, nic, backend))
 }
 
 fn reason_to_stop(

@@ -12,7 +12,7 @@ pub(super) fn plan_removal(view: &View<'_>, list: &mut List) {
             view.desired.spec.kill || view.desired.ephemeral && view.desired.life == Life::Removed;
         list.push(Action::StopVmm { sandbox: sandbox.clone(), kill }, why.clone());
     }
-    let left_over = view.fact.run.present().is_some() || view.fact.cgroup;
+    let left_over = view.fact.run.present().is_some() || view.fact.jail;
     let ends = view.verdict.stop.is_some();
     let ended = view.fact.vmm.is_absent() && (view.verdict.start.is_some() || !view.desired.runs());
     if left_over && (ends || ended) {

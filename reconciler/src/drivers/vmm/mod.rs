@@ -1,10 +1,13 @@
-//! Processes of sandboxes: started with a mark, found again by it, ended by pidfd.
+//! Machines: started, found again, ended. They outlive the daemon.
 //!
-//! What is the same for every VMM is here; how one is started is one file each (`qemu.rs`). Processes outlive the
-//! daemon: a new one finds them by their marks and watches on.
+//! With the helper each lives in a jail of its own, run by Firecracker (`firecracker.rs`) or QEMU, and is found again by
+//! that jail; without it, QEMU runs as the daemon's user (`direct.rs`) and is found by the mark in its environment. What is
+//! the same for all is here.
 
-mod console;
-mod qemu;
+mod backends;
+mod direct;
+pub mod firecracker;
+mod ring;
 
 use super::{Outcome, Vmm, VmmFacts, Wake, disk};
 use crate::fault::{During, Fault};
@@ -13,77 +16,58 @@ use crate::helper::Helper;
 use crate::host::{self, Acceleration};
 use crate::process::{self, Held, Marked};
 use async_trait::async_trait;
-use banger_plan::actual::{RunFact, Seen, VmmFact};
-use banger_plan::boot::{Boot, Nic};
+use banger_plan::actual::{Backends, RunFact, Seen, VmmFact};
+use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
 use banger_wire::derive::Role;
-use banger_wire::helper::Limits;
-use banger_wire::id::{Cid, Digest, InstallId, SandboxId};
-use banger_wire::size::Mib;
-use console::Consoles;
+use banger_wire::helper::{Jailed, Line};
+use banger_wire::id::{InstallId, SandboxId};
+use banger_wire::machine::{Backend, BootKey, KernelWords, Machine, Version};
+use ring::Rings;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// The socket in a run's folder that leads to the guest.
-pub const VSOCK: &str = "vsock.sock";
-/// The file that tells that the guest said goodbye.
+/// The file in a run's folder that tells that the guest said goodbye.
 pub const LEFT: &str = "left";
-const CONSOLE: &str = "console.sock";
 const RECORD: &str = "boot.json";
 /// The file that tells that the processes came up.
 const STARTED: &str = "started";
+/// Words that a kernel wants on its command line, beside it.
+pub(super) const WORDS: &str = "cmdline";
 /// How long processes may take to go after the guest was asked.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long they may take after TERM.
 const TERM_PATIENCE: Duration = Duration::from_secs(5);
 
-/// One disk of a machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drive {
-    /// Its file, raw.
-    pub path: PathBuf,
-    /// Whether the guest may only read it.
-    pub read_only: bool,
+/// A machine to start, with its kernel, its initramfs and its disks, in this order.
+struct Start<'a> {
+    id: &'a SandboxId,
+    machine: Machine,
+    files: Vec<PathBuf>,
+    run: &'a Path,
 }
 
-/// Everything that a VMM needs to be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
-    /// Whose processes they are.
-    pub id: SandboxId,
-    /// What marks this start.
-    pub boot: String,
-    /// The content of the kernel.
-    pub kernel: Digest,
-    /// Processors.
-    pub cpus: u8,
-    /// Memory.
-    pub memory: Mib,
-    /// Its vsock address.
-    pub cid: Cid,
-    /// Its disks, in the order that the guest sees.
-    pub drives: Vec<Drive>,
-    /// How it is connected.
-    pub nic: Nic,
-}
-
-/// Starts and ends the processes of machines.
-pub struct Launcher {
+/// The real one.
+pub struct Processes {
     folders: Folders,
     install: InstallId,
     agent: PathBuf,
     helper: Option<Helper>,
     acceleration: Acceleration,
+    backends: Backends,
+    version: Option<Version>,
     wakes: mpsc::UnboundedSender<Wake>,
-    consoles: Consoles,
-    watched: Arc<Mutex<BTreeSet<Marked>>>,
+    rings: Rings,
+    watched: Arc<Mutex<BTreeSet<(SandboxId, u32)>>>,
 }
 
-impl Launcher {
-    /// Starts guests with this agent; without a helper they have no cgroup.
+impl Processes {
+    /// Starts guests with this agent: in the helper's jails, or as our own user where there is no helper.
     pub fn new(
         folders: Folders,
         install: InstallId,
@@ -91,141 +75,152 @@ impl Launcher {
         helper: Option<Helper>,
         wakes: mpsc::UnboundedSender<Wake>,
     ) -> Self {
-        let acceleration = host::acceleration().0;
-        let (consoles, watched) = (Consoles::default(), Arc::default());
-        Self { folders, install, agent, helper, acceleration, wakes, consoles, watched }
+        let acceleration = host::acceleration();
+        let backends = backends::find(helper.as_ref(), acceleration);
+        let facts = helper.as_ref().and_then(|helper| helper.probe().ok());
+        let version = facts.and_then(|facts| facts.firecracker.ok());
+        let (rings, watched) = (Rings::default(), Arc::default());
+        let acceleration = acceleration.0;
+        Self {
+            folders,
+            install,
+            agent,
+            helper,
+            acceleration,
+            backends,
+            version,
+            wakes,
+            rings,
+            watched,
+        }
     }
 
-    /// Starts a machine's processes. When it fails, none is left.
-    ///
-    /// # Errors
-    /// When a program is missing or ends at once; with what it said.
-    pub async fn start(&self, machine: &Machine, console: &Path) -> Result<(), Fault> {
-        let run = self.folders.vm(&machine.id);
-        folders::make(&run)?;
-        for socket in [VSOCK, qemu::VHOST, CONSOLE, LEFT, STARTED] {
-            folders::remove(&run.join(socket))?;
+    /// For people.
+    fn describe(&self, backend: Backend, kvm: bool) -> String {
+        match (backend, self.version, kvm) {
+            (Backend::Firecracker, Some(version), _) => format!("firecracker {version}"),
+            (Backend::Firecracker, None, _) => "firecracker".to_string(),
+            (Backend::Qemu, _, true) => "qemu with KVM".to_string(),
+            (Backend::Qemu, _, false) => "qemu by software emulation".to_string(),
         }
-        let folders = self.folders.clone();
-        let (kernel, agent) = (machine.kernel.clone(), self.agent.clone());
-        let initramfs =
-            tokio::task::spawn_blocking(move || disk::ensure_initramfs(&folders, &kernel, &agent))
-                .await
-                .map_err(|error| Fault::host(format!("file work: {error}")))??;
-        let plan = qemu::Start {
-            machine,
-            install: &self.install,
-            run: &run,
-            kernel: &self.folders.kernel(&machine.kernel).join("vmlinuz"),
-            initramfs: &initramfs,
-            acceleration: self.acceleration,
-            tsc_khz: host::tsc_khz(),
+    }
+
+    /// Starts a machine. When it fails, nothing of it runs.
+    async fn launch(&self, start: &Start<'_>) -> Result<(), Fault> {
+        let outcome = match &self.helper {
+            None => direct::start(start, &self.install, &self.wakes).await,
+            Some(helper) => self.jail(helper, start).await,
         };
-        let outcome = async {
-            let tap = match (machine.nic, &self.helper) {
-                (Nic::Tap, Some(helper)) => Some(helper.open_tap(&machine.id)?),
-                (Nic::Tap, None) => return Err(Fault::host("a port needs the root helper")),
-                (Nic::None | Nic::User, _) => None,
-            };
-            qemu::start(&plan, tap, &self.wakes).await?;
-            std::fs::write(run.join(STARTED), b"").during(|| "recording the start".into())?;
-            self.consoles.follow(&machine.id, &run.join(CONSOLE), console);
-            self.confine(machine)
-        }
-        .await;
-        if outcome.is_err() {
-            self.end(&machine.id, Duration::ZERO).await?;
-        }
-        outcome
-    }
-
-    /// Puts a machine's processes into a cgroup of their own.
-    fn confine(&self, machine: &Machine) -> Result<(), Fault> {
-        let Some(helper) = &self.helper else { return Ok(()) };
-        if !helper.probe()?.cgroup2 {
-            return Ok(());
-        }
-        let limits = qemu::limits(machine, self.acceleration);
-        for process in self.processes(&machine.id)? {
-            let held = Held::new(&process).during(|| "holding a process".into())?;
-            if let Some(held) = held {
-                helper.cgroup_join(&machine.id, limits, &held)?;
+        let outcome = outcome.and_then(|()| {
+            std::fs::write(start.run.join(STARTED), b"").during(|| "recording the start".into())
+        });
+        match outcome {
+            Ok(()) => {
+                self.listen(start.id, self.helper.is_some());
+                Ok(())
+            }
+            Err(fault) => {
+                self.end(start.id, Duration::ZERO).await?;
+                if let Some(helper) = &self.helper {
+                    helper.remove_jail(start.id)?;
+                }
+                Err(fault)
             }
         }
-        Ok(())
     }
 
-    fn processes(&self, id: &SandboxId) -> Result<Vec<Marked>, Fault> {
+    async fn jail(&self, helper: &Helper, start: &Start<'_>) -> Result<(), Fault> {
+        let mut files = Vec::new();
+        for (index, path) in start.files.iter().enumerate() {
+            let writable = index >= 2 && !start.machine.is_read_only((index - 2) as u8);
+            let file = File::options().read(true).write(writable).open(path);
+            files.push(OwnedFd::from(file.during(|| format!("opening {}", path.display()))?));
+        }
+        helper.start_machine(start.id, start.machine.clone(), &files)?;
+        match (start.machine.backend, self.version) {
+            (Backend::Firecracker, Some(version)) => {
+                firecracker::configure(start, &self.install, helper, version).await
+            }
+            (Backend::Firecracker | Backend::Qemu, _) => Ok(()),
+        }
+    }
+
+    /// Keeps what a machine's console and its VMM say.
+    fn listen(&self, id: &SandboxId, jailed: bool) {
+        let folder = self.folders.sandbox(id);
+        match &self.helper {
+            Some(helper) if jailed => {
+                for (line, file) in [
+                    (Line::Console, ring::CONSOLE),
+                    (Line::Log, ring::LOG),
+                    (Line::Metrics, ring::METRICS),
+                ] {
+                    let (helper, sandbox) = (helper.clone(), id.clone());
+                    let open = move || helper.open(&sandbox, line);
+                    self.rings.follow_jail(id, file, open, folder.join(file));
+                }
+            }
+            Some(_) | None => {
+                let socket = self.folders.vm(id).join(banger_wire::machine::CONSOLE_SOCKET);
+                self.rings.follow_socket(id, &socket, folder.join(ring::CONSOLE));
+            }
+        }
+    }
+
+    /// Processes that were started without a helper.
+    fn marked(&self, id: &SandboxId) -> Result<Vec<Marked>, Fault> {
         let all = process::marked(&self.install).during(|| "looking for processes".into())?;
         Ok(all.into_iter().filter(|process| process.sandbox == *id).collect())
     }
 
-    /// Ends a machine's processes, at once or after they had time to go by themselves.
-    ///
-    /// # Errors
-    /// When one does not end.
-    pub async fn stop(&self, id: &SandboxId, kill: bool) -> Result<bool, Fault> {
-        let patience = if kill { Duration::ZERO } else { STOP_PATIENCE };
-        self.end(id, patience).await
+    fn jailed(&self, id: &SandboxId) -> Result<Option<Jailed>, Fault> {
+        let Some(helper) = &self.helper else { return Ok(None) };
+        Ok(helper.jails()?.into_iter().find(|jail| jail.sandbox == *id))
     }
 
+    /// Ends a machine's processes: at once, or after they had time to go by themselves and were asked.
     async fn end(&self, id: &SandboxId, patience: Duration) -> Result<bool, Fault> {
-        let (main, rest): (Vec<_>, Vec<_>) =
-            self.processes(id)?.into_iter().partition(|process| process.role == Role::Vmm);
-        let any = !main.is_empty() || !rest.is_empty();
         let term = if patience.is_zero() { Duration::ZERO } else { TERM_PATIENCE };
+        let (main, rest): (Vec<_>, Vec<_>) =
+            self.marked(id)?.into_iter().partition(|process| process.role == Role::Vmm);
+        let any = !main.is_empty() || !rest.is_empty();
         // The VMM first: the others serve it.
         process::end(&main, patience, term).await.map_err(Fault::host)?;
         process::end(&rest, Duration::ZERO, TERM_PATIENCE).await.map_err(Fault::host)?;
-        Ok(any)
-    }
-
-    /// Removes the folder of a run, and the cgroup.
-    ///
-    /// # Errors
-    /// When something cannot be removed.
-    pub fn forget(&self, id: &SandboxId) -> Result<bool, Fault> {
-        if let Some(helper) = &self.helper
-            && helper.probe()?.cgroup2
-        {
-            helper.cgroup_remove(id)?;
+        let jail = self.jailed(id)?.filter(|jail| !jail.living.is_empty());
+        let (Some(_), Some(helper)) = (jail, &self.helper) else { return Ok(any) };
+        for (time, ask) in [(patience, true), (term, false)] {
+            if gone(helper, id, time).await? {
+                break;
+            }
+            if ask && !term.is_zero() {
+                helper.end(id, false)?;
+            }
         }
-        self.consoles.drop(id);
-        folders::remove_tree(&self.folders.vm(id))
+        helper.end(id, true)?;
+        Ok(true)
     }
 
-    /// Wakes the loop when a process ends, once per process.
-    fn watch(&self, process: &Marked) {
-        if !self.watched.lock().expect("no holder panics").insert(process.clone()) {
+    /// Wakes the loop when a process ends, once per process. What it is taken hold of by is opened first.
+    fn watch(&self, id: &SandboxId, pid: u32, hold: impl FnOnce() -> Option<Held>) {
+        let key = (id.clone(), pid);
+        if !self.watched.lock().expect("no holder panics").insert(key.clone()) {
             return;
         }
-        let (wakes, watched, process) = (self.wakes.clone(), self.watched.clone(), process.clone());
+        let held = hold();
+        let (wakes, watched) = (self.wakes.clone(), self.watched.clone());
         tokio::spawn(async move {
-            let ended = match Held::new(&process) {
-                Ok(Some(held)) => held.ended().await,
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
+            let ended = match held {
+                Some(held) => held.ended().await,
+                None => Ok(()),
             };
-            watched.lock().expect("no holder panics").remove(&process);
+            watched.lock().expect("no holder panics").remove(&key);
             if ended.is_err() {
                 // It is looked at again at the next tick; waking the loop now would only repeat this.
                 return;
             }
-            let _ = wakes.send(Wake::Vmm(process.sandbox));
+            let _ = wakes.send(Wake::Vmm(key.0));
         });
-    }
-}
-
-/// The real one.
-pub struct Processes {
-    folders: Folders,
-    launcher: Arc<Launcher>,
-}
-
-impl Processes {
-    /// Runs sandboxes with this launcher.
-    pub fn new(folders: Folders, launcher: Arc<Launcher>) -> Self {
-        Self { folders, launcher }
     }
 
     fn run_fact(&self, id: &SandboxId) -> Seen<RunFact> {
@@ -240,60 +235,62 @@ impl Processes {
         Seen::Present(RunFact { boot, left: run.join(LEFT).exists() })
     }
 
-    fn vmm_fact(&self, processes: &[&Marked]) -> Seen<VmmFact> {
+    /// Processes without a jail.
+    fn direct_fact(&self, processes: &[&Marked]) -> Seen<VmmFact> {
         let Some(first) = processes.iter().min_by_key(|process| process.started) else {
             return Seen::Absent;
         };
+        let Ok(boot) = BootKey::try_from(first.boot.clone()) else { return Seen::Absent };
         let has = |role| processes.iter().any(|process| process.role == role);
         let same = processes.iter().all(|process| process.boot == first.boot);
         Seen::Present(VmmFact {
-            boot: first.boot.clone(),
+            boot,
             uptime_secs: process::uptime(first),
             whole: has(Role::Vmm) && has(Role::Vsock) && same && processes.len() == 2,
-            backend: qemu::describe(self.launcher.acceleration).to_string(),
+            backend: self.describe(Backend::Qemu, self.acceleration == Acceleration::Kvm),
         })
     }
 
-    fn cgroups(&self) -> BTreeSet<SandboxId> {
-        crate::host::cgroups()
-    }
-}
-
-#[async_trait]
-impl Vmm for Processes {
-    async fn observe(&self, desired: &Desired) -> (BTreeMap<SandboxId, VmmFacts>, Vec<String>) {
-        let cgroups = self.cgroups();
-        let all = process::marked(&desired.install);
-        let mut facts = BTreeMap::new();
-        let mut by_sandbox: BTreeMap<&SandboxId, Vec<&Marked>> = BTreeMap::new();
-        for process in all.as_deref().unwrap_or_default() {
-            by_sandbox.entry(&process.sandbox).or_default().push(process);
-            self.launcher.watch(process);
-        }
-        for id in desired.sandboxes.keys() {
-            let vmm = match &all {
-                Ok(_) => self.vmm_fact(by_sandbox.get(id).map_or(&[][..], Vec::as_slice)),
-                Err(error) => Seen::Unknown(error.to_string()),
-            };
-            if vmm.present().is_some() {
-                let console = self.folders.sandbox(id).join(console::FILE);
-                self.launcher.consoles.follow(id, &self.folders.vm(id).join(CONSOLE), &console);
-            }
-            let (run, cgroup) = (self.run_fact(id), cgroups.contains(id));
-            facts.insert(id.clone(), VmmFacts { vmm, run, cgroup });
-        }
-        let strange = by_sandbox.iter().filter(|(id, processes)| {
-            !desired.sandboxes.contains_key(id)
-                && !processes.iter().all(|p| p.boot.starts_with("build-"))
-        });
-        (facts, strange.map(|(id, _)| format!("processes of the unknown sandbox {id}")).collect())
+    /// Processes in a jail. One that was never finished, or never told what it is, is not whole.
+    fn jail_fact(&self, jail: &Jailed) -> Seen<VmmFact> {
+        let Some(first) = jail.living.iter().max_by_key(|process| process.secs) else {
+            return Seen::Absent;
+        };
+        let count = |vsock| jail.living.iter().filter(|process| process.vsock == vsock).count();
+        let Some(started) = &jail.started else { return Seen::Absent };
+        let needed = if started.backend == Backend::Qemu { 1 } else { 0 };
+        let was_started = self.folders.vm(&jail.sandbox).join(STARTED).exists();
+        Seen::Present(VmmFact {
+            boot: started.boot.clone(),
+            uptime_secs: first.secs,
+            whole: was_started && count(false) == 1 && count(true) == needed,
+            backend: format!("{}, jailed", self.describe(started.backend, started.kvm)),
+        })
     }
 
-    async fn start(&self, boot: &Boot) -> Result<Outcome, Fault> {
+    /// The words of a kernel's command line.
+    fn words(&self, backend: Backend, kernel: &Path) -> Result<KernelWords, Fault> {
+        let mut words = match backend {
+            // Its guests end by a reset of the keyboard's controller: it has no other way off.
+            Backend::Firecracker => "console=ttyS0 quiet reboot=k panic=-1 random.trust_cpu=1 i8042.noaux i8042.nomux i8042.dumbkbd",
+            Backend::Qemu => "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=1",
+        }
+        .to_string();
+        if let (Backend::Qemu, Acceleration::Tcg, Some(khz)) =
+            (backend, self.acceleration, host::tsc_khz())
+        {
+            words.push_str(&format!(" tsc_early_khz={khz}"));
+        }
+        let own = std::fs::read_to_string(kernel.join(WORDS)).unwrap_or_default();
+        for word in own.split_whitespace() {
+            words.push_str(&format!(" {word}"));
+        }
+        KernelWords::try_from(words).map_err(Fault::user)
+    }
+
+    /// What a boot is, as machine and files.
+    async fn machine(&self, boot: &Boot) -> Result<(Machine, Vec<PathBuf>), Fault> {
         let id = &boot.sandbox;
-        if !self.launcher.processes(id)?.is_empty() {
-            return Err(Fault::host("its processes are there already"));
-        }
         let folder = self.folders.sandbox(id);
         let own = std::fs::read_dir(&folder).during(|| format!("reading {}", folder.display()))?;
         let disk = own.flatten().map(|entry| entry.path()).find(|path| {
@@ -301,59 +298,161 @@ impl Vmm for Processes {
                 && path.to_string_lossy().contains(boot.image.as_str())
         });
         let disk = disk.ok_or_else(|| Fault::host("its disk is not there"))?;
-        let writable = |path| Drive { path, read_only: false };
-        let mut drives =
-            vec![Drive { path: self.folders.image(&boot.image), read_only: true }, writable(disk)];
-        drives.extend(boot.volumes.iter().map(|(volume, _)| writable(self.folders.volume(volume))));
+        let kernel = self.folders.kernel(&boot.kernel);
+        let image = match boot.backend {
+            Backend::Qemu => kernel.join("vmlinuz"),
+            // It takes nothing else.
+            Backend::Firecracker => kernel.join("vmlinux"),
+        };
+        if !image.exists() {
+            return Err(Fault::host("its kernel cannot be booted by Firecracker")
+                .hint("banger kernel inspect says why; vmm \"qemu\" runs it"));
+        }
+        let (all, content, agent) = (self.folders.clone(), boot.kernel.clone(), self.agent.clone());
+        let initramfs =
+            tokio::task::spawn_blocking(move || disk::ensure_initramfs(&all, &content, &agent))
+                .await
+                .map_err(|error| Fault::host(format!("file work: {error}")))??;
+        let mut files = vec![image, initramfs, self.folders.image(&boot.image), disk];
+        files.extend(boot.volumes.iter().map(|(volume, _)| self.folders.volume(volume)));
+        let kvm = boot.backend == Backend::Firecracker || self.acceleration == Acceleration::Kvm;
+        let machine = Machine {
+            boot: boot.key(),
+            backend: boot.backend,
+            kvm,
+            cpus: boot.cpus,
+            memory_mib: u32::try_from(boot.memory.get()).unwrap_or(u32::MAX),
+            cid: boot.cid.get(),
+            card: boot.nic.into(),
+            disks: u8::try_from(files.len() - 2).unwrap_or(u8::MAX),
+            read_only: 1,
+            words: self.words(boot.backend, &kernel)?,
+            template: None,
+        };
+        machine.check().map_err(Fault::user)?;
+        Ok((machine, files))
+    }
+}
+
+/// Waits for a jail's VMM to end. Whether it has.
+async fn gone(helper: &Helper, id: &SandboxId, time: Duration) -> Result<bool, Fault> {
+    // Who is not there has ended.
+    let Ok(pidfd) = helper.open(id, Line::Vmm) else { return Ok(true) };
+    Ok(tokio::time::timeout(time, Held::by(pidfd).ended()).await.is_ok())
+}
+
+#[async_trait]
+impl Vmm for Processes {
+    async fn observe(&self, desired: &Desired) -> (BTreeMap<SandboxId, VmmFacts>, Vec<String>) {
+        let cgroups = host::cgroups();
+        let marked = process::marked(&self.install);
+        let jails = self.helper.as_ref().map_or(Ok(Vec::new()), Helper::jails);
+        let mut direct: BTreeMap<&SandboxId, Vec<&Marked>> = BTreeMap::new();
+        let of_machines = |process: &&Marked| process.role != Role::Build;
+        for process in marked.as_deref().unwrap_or_default().iter().filter(of_machines) {
+            direct.entry(&process.sandbox).or_default().push(process);
+            let pid = process.pid.unsigned_abs();
+            self.watch(&process.sandbox, pid, || Held::new(process).ok().flatten());
+        }
+        let jails: Result<BTreeMap<&SandboxId, &Jailed>, String> = match &jails {
+            Ok(jails) => Ok(jails.iter().map(|jail| (&jail.sandbox, jail)).collect()),
+            Err(fault) => Err(fault.problem().message),
+        };
+        for jail in jails.iter().flat_map(BTreeMap::values) {
+            for process in &jail.living {
+                let line = if process.vsock { Line::Vsock } else { Line::Vmm };
+                let open = || self.helper.as_ref()?.open(&jail.sandbox, line).ok().map(Held::by);
+                self.watch(&jail.sandbox, process.pid, open);
+            }
+        }
+        let mut facts = BTreeMap::new();
+        for id in desired.sandboxes.keys() {
+            let jail = jails.as_ref().ok().and_then(|jails| jails.get(id));
+            let own = direct.get(id).map(Vec::as_slice);
+            let vmm = match (&marked, &jails, own) {
+                (Err(error), ..) => Seen::Unknown(error.to_string()),
+                (_, Err(why), _) => Seen::Unknown(why.clone()),
+                (_, _, Some(own)) => self.direct_fact(own),
+                (_, _, None) => jail.map_or(Seen::Absent, |jail| self.jail_fact(jail)),
+            };
+            if vmm.present().is_some() {
+                self.listen(id, own.is_none());
+            }
+            let has_jail = jail.is_some() || cgroups.contains(id);
+            facts.insert(id.clone(), VmmFacts { vmm, run: self.run_fact(id), jail: has_jail });
+        }
+        let known = |id: &SandboxId| desired.sandboxes.contains_key(id);
+        let mut strange: BTreeSet<&SandboxId> = direct.keys().copied().collect();
+        strange.extend(jails.iter().flat_map(BTreeMap::keys));
+        strange.retain(|id| !known(id));
+        let strange =
+            strange.into_iter().map(|id| format!("processes of the unknown sandbox {id}"));
+        (facts, strange.collect())
+    }
+
+    fn backends(&self) -> Backends {
+        self.backends.clone()
+    }
+
+    async fn start(&self, boot: &Boot) -> Result<Outcome, Fault> {
+        let id = &boot.sandbox;
+        let jailed = self.jailed(id)?;
+        if !self.marked(id)?.is_empty() || jailed.as_ref().is_some_and(|j| !j.living.is_empty()) {
+            return Err(Fault::host("its processes are there already"));
+        }
+        if let (Some(_), Some(helper)) = (jailed, &self.helper) {
+            helper.remove_jail(id)?;
+        }
+        let (machine, files) = self.machine(boot).await?;
         let run = self.folders.vm(id);
         folders::make(&run)?;
+        for old in [LEFT, STARTED] {
+            folders::remove(&run.join(old))?;
+        }
         // Written first: whoever finds the processes finds what they were started with.
         folders::write_whole(
             &run.join(RECORD),
             &serde_json::to_vec(boot).expect("plain values encode"),
         )?;
-        let machine = Machine {
-            id: id.clone(),
-            boot: boot.key(),
-            kernel: boot.kernel.clone(),
-            cpus: boot.cpus,
-            memory: boot.memory,
-            cid: boot.cid,
-            drives,
-            nic: boot.nic,
-        };
-        self.launcher.start(&machine, &folder.join(console::FILE)).await?;
+        self.launch(&Start { id, machine, files, run: &run }).await?;
         Ok(Outcome::Changed)
     }
 
     async fn stop(&self, sandbox: &SandboxId, kill: bool) -> Result<Outcome, Fault> {
-        let any = self.launcher.stop(sandbox, kill).await?;
+        let patience = if kill { Duration::ZERO } else { STOP_PATIENCE };
+        let any = self.end(sandbox, patience).await?;
         Ok(if any { Outcome::Changed } else { Outcome::Unchanged })
     }
 
     async fn remove_run(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
-        let any = self.launcher.forget(sandbox)?;
-        Ok(if any { Outcome::Changed } else { Outcome::Unchanged })
+        let jail = match &self.helper {
+            Some(helper) => helper.remove_jail(sandbox)?,
+            None => Outcome::Unchanged,
+        };
+        self.rings.drop(sandbox);
+        let any = folders::remove_tree(&self.folders.vm(sandbox))?;
+        Ok(if any { Outcome::Changed } else { jail })
     }
 
     async fn last_words(&self, sandbox: &SandboxId) -> String {
-        let console =
-            std::fs::read(self.folders.sandbox(sandbox).join(console::FILE)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&console).into_owned();
-        let lines: Vec<&str> =
-            text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let tail = &lines[lines.len().saturating_sub(3)..];
-        banger_wire::text::clean_line(&tail.join(" | "))
+        let folder = self.folders.sandbox(sandbox);
+        // A VMM that ends by itself says why; a guest that panics does so on its console.
+        let files = [ring::CONSOLE, ring::LOG].map(|name| end_of(&folder.join(name), 4096));
+        let tail = files.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
+        let lines: Vec<&str> = tail.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect();
+        banger_wire::text::clean_line(&lines[lines.len().saturating_sub(3)..].join(" | "))
     }
+}
+
+/// The end of a file, at most so many bytes, as text.
+fn end_of(file: &Path, most: usize) -> String {
+    let bytes = std::fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(most)..]).into_owned();
+    banger_wire::text::clean(text.trim())
 }
 
 /// The file of a sandbox's console, and where its older half is.
 pub fn console_files(folders: &Folders, sandbox: &SandboxId) -> [PathBuf; 2] {
-    let file = folders.sandbox(sandbox).join(console::FILE);
-    [console::older(&file), file]
-}
-
-/// The limits of a machine that has none of its own.
-pub const fn limits(memory_mib: u32, pids: u16, cpu_percent: u32) -> Limits {
-    Limits { memory_mib, pids, cpu_percent }
+    let file = folders.sandbox(sandbox).join(ring::CONSOLE);
+    [ring::older(&file), file]
 }

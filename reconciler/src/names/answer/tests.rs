@@ -23,7 +23,7 @@ fn zone() -> Zone {
     let desired = banger_plan::assign::assign(&lab, &project, &spec, false);
     let mut fact = banger_plan::actual::SandboxFact::absent();
     fact.vmm = banger_plan::Seen::Present(banger_plan::actual::VmmFact {
-        boot: String::new(),
+        boot: "0123456789abcdef".to_string().try_into().expect("good"),
         uptime_secs: 1,
         whole: true,
         backend: String::new(),

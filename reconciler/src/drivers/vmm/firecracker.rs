@@ -1,0 +1,248 @@
+//! Firecracker's API, as far as it is used: each request is a type, and what it does not know it refuses.
+//!
+//! Field names are those of its OpenAPI file. Paths are names in the jail.
+
+use super::Start;
+use crate::fault::{During, Fault};
+use crate::helper::Helper;
+use banger_wire::derive::{mac, show_mac, tap};
+use banger_wire::helper::Line;
+use banger_wire::id::{InstallId, SandboxId};
+use banger_wire::machine::{AGENT, Card, INITRAMFS, KERNEL, LOG, METRICS, Version, disk};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// How long one request may take. Writing a guest's memory to disk takes longest.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The longest answer, in bytes.
+const LONGEST: usize = 64 << 10;
+/// The first version whose console can be held to a rate.
+const SERIAL_RATE: Version = Version(1, 16, 0);
+
+/// `PUT /logger`
+#[derive(Debug, Serialize)]
+pub struct Logger {
+    /// A file or FIFO.
+    pub log_path: String,
+    /// `Error`, `Warning`, `Info`, …
+    pub level: String,
+    /// Whether each line has its level.
+    pub show_level: bool,
+}
+
+/// `PUT /metrics`
+#[derive(Debug, Serialize)]
+pub struct Metrics {
+    /// A file or FIFO.
+    pub metrics_path: String,
+}
+
+/// `PUT /machine-config`
+#[derive(Debug, Serialize)]
+pub struct MachineConfig {
+    /// Processors.
+    pub vcpu_count: u8,
+    /// Memory, in MiB.
+    pub mem_size_mib: u32,
+}
+
+/// `PUT /boot-source`
+#[derive(Debug, Serialize)]
+pub struct BootSource {
+    /// An uncompressed kernel.
+    pub kernel_image_path: String,
+    /// The archive that it boots from.
+    pub initrd_path: String,
+    /// Its command line.
+    pub boot_args: String,
+}
+
+/// `PUT /drives/{drive_id}`
+#[derive(Debug, Serialize)]
+pub struct Drive {
+    /// Its id.
+    pub drive_id: String,
+    /// Its file, raw.
+    pub path_on_host: String,
+    /// Whether the kernel mounts it as its root. Ours never does.
+    pub is_root_device: bool,
+    /// Whether the guest may only read it.
+    pub is_read_only: bool,
+    /// `Writeback`: what the guest syncs is synced. Firecracker's own default loses it.
+    pub cache_type: String,
+}
+
+/// `PUT /network-interfaces/{iface_id}`
+#[derive(Debug, Serialize)]
+pub struct NetworkInterface {
+    /// Its id.
+    pub iface_id: String,
+    /// The tap.
+    pub host_dev_name: String,
+    /// The guest's hardware address.
+    pub guest_mac: String,
+}
+
+/// `PUT /vsock`
+#[derive(Debug, Serialize)]
+pub struct Vsock {
+    /// The guest's address.
+    pub guest_cid: u32,
+    /// The socket that leads to it.
+    pub uds_path: String,
+}
+
+/// So many tokens, refilled in so many milliseconds.
+#[derive(Debug, Serialize)]
+pub struct TokenBucket {
+    /// Bytes.
+    pub size: u64,
+    /// Milliseconds until it is full again.
+    pub refill_time: u64,
+}
+
+/// `PUT /serial`. Only since 1.16.
+#[derive(Debug, Serialize)]
+pub struct Serial {
+    /// How much the guest may write to its console.
+    pub rate_limiter: TokenBucket,
+}
+
+/// `PUT /actions`
+#[derive(Debug, Serialize)]
+pub struct Action {
+    /// `InstanceStart`, `FlushMetrics`, …
+    pub action_type: String,
+}
+
+/// The API of one Firecracker. It takes one request after the other.
+pub struct Api {
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Api {
+    /// Connects by the helper.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub async fn open(helper: &Helper, sandbox: &SandboxId) -> Result<Self, Fault> {
+        let socket = helper.open(sandbox, Line::Api)?;
+        Self::over(UnixStream::from_std(socket.into()).during(|| "Firecracker's API".into())?).await
+    }
+
+    /// Speaks over a connection.
+    ///
+    /// # Errors
+    /// When the other side is gone.
+    pub async fn over(stream: UnixStream) -> Result<Self, Fault> {
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| broke(&error))?;
+        // Ends with either side.
+        tokio::spawn(connection);
+        Ok(Self { sender })
+    }
+
+    /// Sends one request and waits until it is carried out.
+    ///
+    /// # Errors
+    /// When it is refused, with Firecracker's words, or not answered in time.
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<(), Fault> {
+        let body = serde_json::to_vec(body).expect("plain values encode");
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .expect("a good request");
+        let answered = async {
+            let answer = self.sender.send_request(request).await.map_err(|error| broke(&error))?;
+            let status = answer.status();
+            let said = Limited::new(answer.into_body(), LONGEST).collect().await;
+            let said = said.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            Ok((status, said))
+        };
+        let (status, said) = timeout(PATIENCE, answered)
+            .await
+            .map_err(|_| Fault::host(format!("Firecracker does not answer to {path}")))??;
+        if status.is_success() {
+            return Ok(());
+        }
+        let said = banger_wire::text::clean_line(&String::from_utf8_lossy(&said));
+        Err(Fault::host(format!("Firecracker refused {path}: {said}")))
+    }
+
+    async fn put(&mut self, path: &str, body: &impl Serialize) -> Result<(), Fault> {
+        self.send(Method::PUT, path, body).await
+    }
+}
+
+fn broke(error: &hyper::Error) -> Fault {
+    Fault::host(format!("the connection to Firecracker broke: {error}"))
+}
+
+/// Tells a Firecracker that waits what its machine is, and starts it.
+pub(super) async fn configure(
+    start: &Start<'_>,
+    install: &InstallId,
+    helper: &Helper,
+    version: Version,
+) -> Result<(), Fault> {
+    let mut api = Api::open(helper, start.id).await?;
+    let machine = &start.machine;
+    watch(&mut api).await?;
+    if version >= SERIAL_RATE {
+        // What is kept is a megabyte: more than that in a second is nobody's loss.
+        let rate_limiter = TokenBucket { size: 1 << 20, refill_time: 1000 };
+        api.put("/serial", &Serial { rate_limiter }).await?;
+    }
+    let config = MachineConfig { vcpu_count: machine.cpus, mem_size_mib: machine.memory_mib };
+    api.put("/machine-config", &config).await?;
+    let source = BootSource {
+        kernel_image_path: KERNEL.into(),
+        initrd_path: INITRAMFS.into(),
+        boot_args: machine.words.as_str().into(),
+    };
+    api.put("/boot-source", &source).await?;
+    for index in 0..machine.disks {
+        let name = disk(usize::from(index));
+        let drive = Drive {
+            drive_id: name.clone(),
+            path_on_host: name.clone(),
+            is_root_device: false,
+            is_read_only: machine.is_read_only(index),
+            cache_type: "Writeback".into(),
+        };
+        api.put(&format!("/drives/{name}"), &drive).await?;
+    }
+    if machine.card == Card::Tap {
+        let card = NetworkInterface {
+            iface_id: "net".into(),
+            host_dev_name: tap(install, start.id),
+            guest_mac: show_mac(mac(start.id)),
+        };
+        api.put("/network-interfaces/net", &card).await?;
+    }
+    let vsock = Vsock { guest_cid: machine.cid, uds_path: AGENT.into() };
+    api.put("/vsock", &vsock).await?;
+    api.put("/actions", &Action { action_type: "InstanceStart".into() }).await
+}
+
+/// What it says and measures goes to where the daemon reads it.
+async fn watch(api: &mut Api) -> Result<(), Fault> {
+    let logger = Logger { log_path: LOG.into(), level: "Warning".into(), show_level: true };
+    api.put("/logger", &logger).await?;
+    api.put("/metrics", &Metrics { metrics_path: METRICS.into() }).await
+}

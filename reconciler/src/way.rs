@@ -1,0 +1,50 @@
+//! The way to a guest's vsock device: a socket in the run's folder, or one in a jail that only the helper opens.
+
+use crate::fault::Fault;
+use crate::folders::Folders;
+use crate::helper::Helper;
+use banger_wire::helper::Line;
+use banger_wire::id::SandboxId;
+use banger_wire::machine::AGENT;
+use std::io;
+use std::path::PathBuf;
+use tokio::net::UnixStream;
+
+/// Leads to one guest and to no other.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// This socket.
+    Socket(PathBuf),
+    /// The one in this sandbox's jail.
+    Jail(Helper, SandboxId),
+}
+
+impl Way {
+    /// The way to a sandbox's guest. Where there is a helper, guests are in jails; one that was started before there was one
+    /// has its socket here.
+    pub fn to(folders: &Folders, helper: Option<&Helper>, sandbox: &SandboxId) -> Self {
+        let socket = folders.vm(sandbox).join(AGENT);
+        match helper {
+            Some(helper) if !socket.exists() => Self::Jail(helper.clone(), sandbox.clone()),
+            Some(_) | None => Self::Socket(socket),
+        }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub async fn connect(&self) -> io::Result<UnixStream> {
+        match self {
+            Self::Socket(socket) => UnixStream::connect(socket).await,
+            Self::Jail(helper, sandbox) => {
+                let socket = helper.open(sandbox, Line::Agent).map_err(into_io)?;
+                UnixStream::from_std(socket.into())
+            }
+        }
+    }
+}
+
+fn into_io(fault: Fault) -> io::Error {
+    io::Error::other(fault)
+}

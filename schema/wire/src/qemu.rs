@@ -1,0 +1,72 @@
+//! How QEMU's `microvm` and the vsock device beside it are called: a fixed template that only a machine's numbers, its id
+//! and its kernel's words enter. Both are started in the machine's folder, so every file has its fixed name.
+
+use crate::derive::{mac, show_mac};
+use crate::id::SandboxId;
+use crate::machine::{AGENT, CONSOLE_SOCKET, Card, INITRAMFS, KERNEL, Machine, VHOST, disk};
+
+/// Memory for translated code under emulation, in MiB.
+pub const TRANSLATIONS_MIB: u32 = 256;
+
+/// The arguments of `vhost-device-vsock`.
+pub fn vsock_arguments(machine: &Machine) -> Vec<String> {
+    let cid = machine.cid;
+    vec!["--vm".into(), format!("guest-cid={cid},uds-path={AGENT},socket={VHOST}")]
+}
+
+/// The arguments of `qemu-system-x86_64`. A tap comes as standard input.
+pub fn arguments(id: &SandboxId, machine: &Machine) -> Vec<String> {
+    let mib = machine.memory_mib;
+    let (accelerator, cpu) = match machine.kvm {
+        true => ("kvm".to_string(), "host"),
+        false => (format!("tcg,tb-size={TRANSLATIONS_MIB},thread=multi"), "max"),
+    };
+    let mut arguments: Vec<String> = [
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]
+    .map(String::from)
+    .to_vec();
+    let mut option = |name: &str, value: String| arguments.extend([format!("-{name}"), value]);
+    option("name", format!("banger-{id}"));
+    option("machine", "microvm,memory-backend=memory".into());
+    option("accel", accelerator);
+    option("cpu", cpu.into());
+    option("smp", machine.cpus.to_string());
+    option("m", format!("{mib}M"));
+    option("object", format!("memory-backend-memfd,id=memory,size={mib}M,share=on"));
+    option("kernel", KERNEL.into());
+    option("initrd", INITRAMFS.into());
+    option("append", machine.words.as_str().into());
+    option("chardev", format!("socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off"));
+    option("serial", "chardev:console".into());
+    option("chardev", format!("socket,id=vsock,path={VHOST}"));
+    option("device", "vhost-user-vsock-device,chardev=vsock".into());
+    let card = match machine.card {
+        Card::None => None,
+        Card::Tap => Some("tap,id=net,fd=0"),
+        Card::User => Some("user,id=net"),
+    };
+    if let Some(card) = card {
+        let mac = show_mac(mac(id));
+        option("netdev", card.into());
+        option("device", format!("virtio-net-device,netdev=net,mac={mac}"));
+    }
+    for index in 0..machine.disks {
+        let access = if machine.is_read_only(index) { "on" } else { "off" };
+        let file = disk(usize::from(index));
+        option(
+            "drive",
+            format!(
+                "if=none,id=disk{index},format=raw,readonly={access},cache=writeback,file={file}"
+            ),
+        );
+        option("device", format!("virtio-blk-device,drive=disk{index}"));
+    }
+    arguments
+}
