@@ -271,7 +271,13 @@ fn zone() -> banger_plan::zone::Zone {
     let mut up = SandboxFact::absent();
     let boot = "0123456789abcdef".to_string().try_into().expect("a key");
     let backend = String::new();
-    up.vmm = Seen::Present(VmmFact { boot, uptime_secs: 1, whole: true, backend });
+    up.vmm = Seen::Present(VmmFact {
+        boot,
+        uptime_secs: 1,
+        whole: true,
+        backend,
+        lacks_template: false,
+    });
     up.tap = Seen::Present(TapFact { up: true, right: true });
     let sandboxes = desired.sandboxes.keys().map(|id| (id.clone(), up.clone())).collect();
     banger_plan::zone::host_zone(&desired, &Actual { sandboxes, ..Actual::default() })

@@ -19,7 +19,13 @@ pub(crate) fn zone() -> Zone {
     let mut up = SandboxFact::absent();
     let boot = "0123456789abcdef".to_string().try_into().expect("a key");
     let backend = String::new();
-    up.vmm = Seen::Present(VmmFact { boot, uptime_secs: 1, whole: true, backend });
+    up.vmm = Seen::Present(VmmFact {
+        boot,
+        uptime_secs: 1,
+        whole: true,
+        backend,
+        lacks_template: false,
+    });
     up.tap = Seen::Present(TapFact { up: true, right: true });
     let fact = |name: &str| if name == "off" { SandboxFact::absent() } else { up.clone() };
     let all = lab.desired.sandboxes.values();

@@ -89,6 +89,8 @@ impl Identities {
     fn become_it(&self, entered: &mut Option<Entered>, identity: &Identity) -> Result<(), Error> {
         set_clock(identity.clock_ns)?;
         add_entropy(&identity.entropy)?;
+        // The kernel makes it when it is read for the first time, which is now.
+        self.state.set_boot_id();
         let (hidden, has_init, service) = match entered.take() {
             Some(before) => {
                 before.work.abort();
@@ -161,7 +163,9 @@ fn add_entropy(hex: &str) -> Result<(), Error> {
         *byte = at("entropy", u8::from_str_radix(digits, 16))?;
     }
     let random = at("/dev/urandom", File::open("/dev/urandom"))?;
-    at("adding entropy", sys::add_entropy(random.as_fd(), &bytes))
+    at("adding entropy", sys::add_entropy(random.as_fd(), &bytes))?;
+    // Many guests may begin from one memory: what the generator would say next must not be the same in two of them.
+    at("reseeding", sys::reseed(random.as_fd()))
 }
 
 /// Sets the host name, and makes the guest able to resolve it.

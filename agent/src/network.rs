@@ -18,17 +18,29 @@ pub(crate) fn set_up(network: Option<&Network>) -> Result<(), Error> {
     at("default route", sys::add_route(&name, None, Some(network.gateway)))
 }
 
-/// The name of the card with this hardware address.
+/// The name of the card with this hardware address. The only card gets it, when it has another: it is the one of the
+/// machine whose memory this was.
 fn card(network: &Network) -> Result<String, Error> {
-    let wanted = network.mac.map(show_mac);
+    let mut cards = Vec::new();
     for entry in at("network cards", fs::read_dir("/sys/class/net"))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let mac = fs::read_to_string(entry.path().join("address")).unwrap_or_default();
-        if name != "lo" && wanted.as_ref().is_none_or(|wanted| mac.trim() == wanted) {
-            return Ok(name);
+        // What has no device behind it is the kernel's own.
+        if entry.path().join("device").exists() {
+            let mac = fs::read_to_string(entry.path().join("address")).unwrap_or_default();
+            cards.push((name, mac.trim().to_string()));
         }
     }
-    Err("there is no network card".into())
+    let is_it = |mac: &str| network.mac.map(show_mac).is_none_or(|wanted| mac == wanted);
+    if let Some((name, _)) = cards.iter().find(|(_, mac)| is_it(mac)) {
+        return Ok(name.clone());
+    }
+    match (cards.as_slice(), network.mac) {
+        ([(name, _)], Some(mac)) => {
+            at("hardware address", sys::set_mac(name, mac))?;
+            Ok(name.clone())
+        }
+        _ => Err("there is no network card".into()),
+    }
 }
 
 /// Tells the network software that an image may have that this card is taken care of. What is not there is not told.

@@ -53,6 +53,9 @@ pub(crate) fn enter(volumes: &[String]) -> Result<File, Error> {
 }
 
 fn device(device: &str, target: &Path, flags: MsFlags) -> Result<(), Error> {
+    // What was read of it when the kernel found it may be another disk's: memory can be older than the machine.
+    let disk = at(device, File::open(device))?;
+    at(device, sys::forget_blocks(disk.as_fd()))?;
     let mounted = mount(Some(device), target, Some("ext4"), flags, None::<&str>);
     at(format!("mounting {device} at {}", target.display()), mounted)
 }

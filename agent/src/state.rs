@@ -18,11 +18,9 @@ pub(crate) struct State {
 impl State {
     /// A guest that waits for its identity.
     pub(crate) fn new() -> Self {
-        let boot_id =
-            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let guest = GuestState {
             version: env!("CARGO_PKG_VERSION").to_string(),
-            boot_id: boot_id.trim().to_string(),
+            boot_id: String::new(),
             generation: Generation(0),
             phase: Phase::Waiting,
             detail: String::new(),
@@ -43,6 +41,13 @@ impl State {
 
     pub(crate) fn set_service(&self, process: Option<u32>) {
         *self.service.lock().expect("no holder panics") = process;
+    }
+
+    /// Says which boot this is. Not before there is an identity: until then the memory may be the beginning of many guests.
+    pub(crate) fn set_boot_id(&self) {
+        let boot_id =
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        self.guest.send_modify(|guest| guest.boot_id = boot_id.trim().to_string());
     }
 
     /// Sees every change from now on.

@@ -66,9 +66,11 @@ pub async fn apply(
         Action::RaiseTap { sandbox } => net.change(NetChange::SetTap(sandbox.clone(), true)).await,
         Action::CutTap { sandbox } => net.change(NetChange::SetTap(sandbox.clone(), false)).await,
         Action::RemoveTap { sandbox } => net.change(NetChange::RemoveTap(sandbox.clone())).await,
-        Action::StartVmm { boot, .. } => {
-            vmm.start(boot.as_ref().ok_or_else(|| early(action))?).await
+        Action::StartVmm { boot, cold, .. } => {
+            vmm.start(boot.as_ref().ok_or_else(|| early(action))?, *cold).await
         }
+        Action::KeepTemplate { sandbox } => vmm.keep_template(sandbox).await,
+        Action::DropTemplate { template } => vmm.drop_template(template).await,
         Action::StopVmm { sandbox, kill } => vmm.stop(sandbox, *kill).await,
         Action::RemoveRun { sandbox } => vmm.remove_run(sandbox).await,
         Action::ShutdownGuest { sandbox } => guest.shut_down(sandbox).await,

@@ -214,9 +214,10 @@ impl Engine {
                 // Another image without consent is blocked, not carried out.
                 sandbox.life == Life::Wanted || Some(&sandbox.name) == name.as_ref()
             }
-            (Consent::Only(_), Key::Network | Key::Volume(_) | Key::Image(_) | Key::Kernel(_)) => {
-                false
-            }
+            (
+                Consent::Only(_),
+                Key::Network | Key::Templates | Key::Volume(_) | Key::Image(_) | Key::Kernel(_),
+            ) => false,
         };
         let accepted = !terms.dry_run && lost.iter().all(agreed);
         let destroys = lost.iter().map(|key| next.title(key)).collect();
@@ -322,7 +323,11 @@ impl Engine {
             if let Some(failed) = troubles.failed_attempt(key, list, &desired) {
                 let words = match key {
                     Key::Sandbox(id) => self.drivers.vmm.last_words(id).await,
-                    Key::Network | Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => String::new(),
+                    Key::Network
+                    | Key::Templates
+                    | Key::Kernel(_)
+                    | Key::Image(_)
+                    | Key::Volume(_) => String::new(),
                 };
                 troubles.attempt_failed(key, &failed, &words);
             }

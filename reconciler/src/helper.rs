@@ -3,9 +3,11 @@
 use crate::drivers::{NetChange, Outcome};
 use crate::fault::Fault;
 use crate::process::find_program;
-use banger_wire::helper::{Facts, Jailed, Line, MAX_MESSAGE, PROTOCOL, Reply, Request, Rules};
+use banger_wire::helper::{
+    Facts, Jailed, Line, MAX_MESSAGE, PROTOCOL, Reply, Request, Rules, Template, TemplateOf,
+};
 use banger_wire::id::{InstallId, SandboxId};
-use banger_wire::machine::Machine;
+use banger_wire::machine::{BootKey, Machine};
 use banger_wire::net::{Policy, Subnet};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -171,6 +173,7 @@ impl Helper {
             | Reply::Facts(_)
             | Reply::Rules { .. }
             | Reply::Jails { .. }
+            | Reply::Templates { .. }
             | Reply::Ended { .. }
             | Reply::Refused { .. }
             | Reply::Failed { .. } => Err(unexpected(&reply)),
@@ -272,6 +275,41 @@ impl Helper {
         self.carry_out(&Request::VmEnd { sandbox: sandbox.clone(), kill }).map(drop)
     }
 
+    /// Keeps what Firecracker wrote down in a jail.
+    ///
+    /// # Errors
+    /// When the helper refuses or fails.
+    pub fn keep_template(
+        &self,
+        sandbox: &SandboxId,
+        template: BootKey,
+        of: TemplateOf,
+    ) -> Result<Outcome, Fault> {
+        let sandbox = sandbox.clone();
+        self.carry_out(&Request::TemplateKeep { sandbox, template, of })
+    }
+
+    /// Our templates.
+    ///
+    /// # Errors
+    /// When the helper cannot tell.
+    pub fn templates(&self) -> Result<Vec<Template>, Fault> {
+        let (reply, _) = self.ask(&Request::TemplateList {}, &[])?;
+        if let Reply::Templates { templates } = reply {
+            Ok(templates)
+        } else {
+            Err(unexpected(&reply))
+        }
+    }
+
+    /// Drops a template.
+    ///
+    /// # Errors
+    /// When the helper refuses or fails.
+    pub fn drop_template(&self, template: BootKey) -> Result<Outcome, Fault> {
+        self.carry_out(&Request::TemplateDrop { template })
+    }
+
     /// Removes a jail with all in it.
     ///
     /// # Errors
@@ -294,6 +332,7 @@ fn done(reply: &Reply) -> Result<(), Fault> {
         | Reply::Facts(_)
         | Reply::Rules { .. }
         | Reply::Jails { .. }
+        | Reply::Templates { .. }
         | Reply::Ended { .. }
         | Reply::Refused { .. }
         | Reply::Failed { .. } => Err(unexpected(reply)),
@@ -310,6 +349,7 @@ fn unexpected(reply: &Reply) -> Fault {
         | Reply::Facts(_)
         | Reply::Rules { .. }
         | Reply::Jails { .. }
+        | Reply::Templates { .. }
         | Reply::Ended { .. }
         | Reply::Unchanged
         | Reply::Changed => Fault::host("the helper answered something else than was asked"),

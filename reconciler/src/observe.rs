@@ -49,6 +49,7 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
         volumes: disks.volumes,
         network: net.network,
         backends: drivers.vmm.backends(),
+        templates: drivers.vmm.templates().await,
         sandboxes,
         foreign,
     }

@@ -53,6 +53,12 @@ pub(crate) fn can_run() -> bool {
     missing.extend(
         ours.into_iter().chain([agent()]).filter(|p| !p.is_file()).map(|p| p.display().to_string()),
     );
+    for (variable, name) in [("BANGER_FIRECRACKER", "firecracker"), ("BANGER_JAILER", "jailer")] {
+        let named = std::env::var_os(variable).is_some_and(|path| Path::new(&path).is_file());
+        if firecracker() && !named && !has(name) {
+            missing.push(name.to_string());
+        }
+    }
     if missing.is_empty() {
         return true;
     }
@@ -138,6 +144,28 @@ impl Home {
             let copied =
                 Command::new("cp").args(["-al", "--"]).arg(&from).arg(&to).status().expect("cp");
             assert!(copied.success());
+        }
+        if let Some(kernel) = kernel_of_this_host() {
+            self.put_kernel(&kernel);
+        }
+    }
+
+    /// Puts another kernel behind every recipe: the one that this host can run.
+    fn put_kernel(&self, kernel: &Path) {
+        let all = self.folder.join("state/kernels");
+        for entry in fs::read_dir(all).into_iter().flatten().flatten() {
+            let content = entry.path();
+            if content.file_name().is_none_or(|name| name == "recipes") {
+                continue;
+            }
+            fs::remove_dir_all(&content).expect("removes");
+            fs::create_dir_all(content.join("modules")).expect("a folder");
+            fs::write(content.join("modules/order"), "").expect("writes");
+            for (from, to) in
+                [("vmlinux", "vmlinux"), ("vmlinux", "vmlinuz"), ("cmdline", "cmdline")]
+            {
+                fs::copy(kernel.join(from), content.join(to)).expect("copies");
+            }
         }
     }
 
@@ -383,6 +411,16 @@ impl Drop for Home {
             }
         }
     }
+}
+
+/// The folder of a kernel (`vmlinux`, `cmdline`) that Firecracker can run on a host whose KVM cannot run a stock one.
+fn kernel_of_this_host() -> Option<PathBuf> {
+    firecracker().then(|| std::env::var_os("BANGER_TEST_KERNEL").map(PathBuf::from)).flatten()
+}
+
+/// Whether guests are run by Firecracker in this test run.
+pub(crate) fn firecracker() -> bool {
+    std::env::var_os("BANGER_VMM").is_some_and(|name| name == "firecracker")
 }
 
 /// Kernels and images for all tests, built once by the first that needs them.

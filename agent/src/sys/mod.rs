@@ -63,6 +63,33 @@ pub(crate) fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8; 32]) -> io::Resul
     check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &info) })
 }
 
+/// Makes the kernel's generator begin anew from its pool, at once.
+pub(crate) fn reseed(random: BorrowedFd<'_>) -> io::Result<()> {
+    const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+    // SAFETY: it takes no argument.
+    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) })
+}
+
+/// Forgets what was read of a disk.
+pub(crate) fn forget_blocks(disk: BorrowedFd<'_>) -> io::Result<()> {
+    const BLKFLSBUF: libc::Ioctl = 0x1261;
+    // SAFETY: it takes no argument.
+    check(unsafe { libc::ioctl(disk.as_raw_fd(), BLKFLSBUF, 0) })
+}
+
+/// Gives an interface that is not open another hardware address.
+pub(crate) fn set_mac(name: &str, mac: [u8; 6]) -> io::Result<()> {
+    let socket = control_socket()?;
+    let mut request = request_for(name)?;
+    let mut address = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
+    for (to, from) in address.sa_data.iter_mut().zip(mac) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_hwaddr = address;
+    // SAFETY: the kernel only reads the request, whose name ends with a zero.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFHWADDR as libc::Ioctl, &request) })
+}
+
 /// Grows a mounted ext4 filesystem to so many blocks.
 pub(crate) fn grow_ext4(folder: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
     const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;

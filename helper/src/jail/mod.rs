@@ -7,6 +7,7 @@ mod furnish;
 mod inside;
 mod launch;
 mod own;
+pub(crate) mod template;
 mod users;
 mod way;
 
@@ -44,6 +45,8 @@ pub(crate) struct Record {
     pub(crate) root: PathBuf,
     /// What.
     pub(crate) started: Started,
+    /// The machine, when its memory can be kept.
+    pub(crate) make: Option<template::Make>,
 }
 
 /// A jail.
@@ -124,6 +127,7 @@ pub(crate) fn create(
     sandbox: &SandboxId,
     root: &Path,
     started: Started,
+    make_of: Option<template::Make>,
 ) -> Result<(Jail, Record), Bad> {
     let base = base()?;
     let lock = File::options().create(true).append(true).open(base.join("lock"));
@@ -142,7 +146,7 @@ pub(crate) fn create(
         other => other.at("making a jail")?,
     }
     let uid = users::next(&base)?;
-    let record = Record { uid, root: root.to_path_buf(), started };
+    let record = Record { uid, root: root.to_path_buf(), started, make: make_of };
     let beside = folder.join("record.new");
     let write = || {
         fs::write(&beside, serde_json::to_vec(&record)?)?;

@@ -6,6 +6,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with,
 };
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -40,6 +41,17 @@ pub(crate) fn connect(root: &Path, name: &str, uid: u32) -> Result<OwnedFd, Bad>
     let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", place.as_raw_fd()));
     connect_to(&socket, &address.at("naming a socket")?).at("connecting into a jail")?;
     Ok(socket)
+}
+
+/// A regular file in a jail's root, to be read. It has no other name.
+pub(crate) fn regular(root: &Path, name: &str, uid: u32) -> Result<File, Bad> {
+    let place = place(root, name, uid, FileType::RegularFile)?;
+    if fstat(&place).at("looking into a jail")?.st_nlink != 1 {
+        return Err(Bad::Refused("what is there is not the machine's"));
+    }
+    let path = format!("/proc/self/fd/{}", place.as_raw_fd());
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    Ok(file.at("opening a file of a jail")?.into())
 }
 
 /// The end to read of a FIFO in a jail's root.

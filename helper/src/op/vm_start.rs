@@ -1,7 +1,7 @@
 //! Starts a machine in a jail of its own.
 
 use crate::answer::{At, Bad};
-use crate::jail::{self, Furnish, Jail, Launch, Record, Role, read_end};
+use crate::jail::{self, Furnish, Jail, Launch, Record, Role, read_end, template};
 use crate::netlink::Netlink;
 use crate::programs::{self, Firecracker, Qemu};
 use crate::table::Caller;
@@ -10,8 +10,8 @@ use banger_wire::derive::{self, MARK};
 use banger_wire::helper::{Reply, Started};
 use banger_wire::id::SandboxId;
 use banger_wire::machine::{
-    API, Backend, CONSOLE, CONSOLE_SOCKET, Card, INITRAMFS, KERNEL, LOG, METRICS, Machine, VHOST,
-    disk,
+    API, Backend, CONSOLE, CONSOLE_SOCKET, Card, INITRAMFS, KERNEL, LOG, MEMORY, METRICS, Machine,
+    STATE, VHOST, disk,
 };
 use banger_wire::qemu;
 use std::fs::{self, File};
@@ -44,10 +44,19 @@ pub(crate) fn run(
     if machine.card == Card::Tap && link::own(&netlink, caller, Some(sandbox))?.is_none() {
         return Err(Bad::Refused("there is no tap"));
     }
-    let started =
-        Started { boot: machine.boot.clone(), backend: machine.backend, kvm: machine.kvm };
-    let (jail, record) = jail::create(caller, sandbox, &programs.root(sandbox), started)?;
-    let start = Start { sandbox, machine, descriptors, jail: &jail, record: &record };
+    let kept = match &machine.template {
+        Some(key) => Some(template::open_kept(caller, key, machine)?),
+        None => None,
+    };
+    let started = Started {
+        boot: machine.boot.clone(),
+        backend: machine.backend,
+        kvm: machine.kvm,
+        template: machine.template.clone(),
+    };
+    let make = (machine.backend == Backend::Firecracker).then(|| template::Make::of(machine));
+    let (jail, record) = jail::create(caller, sandbox, &programs.root(sandbox), started, make)?;
+    let start = Start { sandbox, machine, descriptors, kept, jail: &jail, record: &record };
     let outcome = start.run(&programs, caller);
     if !matches!(outcome, Ok(Reply::Changed)) {
         // What is left of it is in the way of the next try, and of nothing else.
@@ -94,6 +103,8 @@ struct Start<'a> {
     sandbox: &'a SandboxId,
     machine: &'a Machine,
     descriptors: &'a [OwnedFd],
+    /// The state and the memory that it starts from.
+    kept: Option<[File; 2]>,
     jail: &'a Jail,
     record: &'a Record,
 }
@@ -106,6 +117,9 @@ impl Start<'_> {
         let (boot, disks) = self.descriptors.split_at(2);
         for (file, name) in boot.iter().zip([KERNEL, INITRAMFS]) {
             jail::lend(file, caller.uid, uid, false)?;
+            mounts.push(furnish.file(file, name, true)?);
+        }
+        for (file, name) in self.kept.iter().flatten().zip([STATE, MEMORY]) {
             mounts.push(furnish.file(file, name, true)?);
         }
         let mut largest = (u64::from(self.machine.memory_mib) << 20) + BESIDE;

@@ -4,6 +4,7 @@ use crate::actual::ImageConfig;
 use crate::boot::{Boot, Nic};
 use banger_schema::spec::{ImageSource, KernelSource, WorkspaceSpec};
 use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
+use banger_wire::machine::BootKey;
 use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
 use std::fmt;
@@ -131,10 +132,22 @@ pub enum Action {
         boot: Option<Box<Boot>>,
         /// Whose.
         sandbox: SandboxId,
+        /// Whether it boots even where there is a template.
+        cold: bool,
         /// Processors, for people.
         cpus: u8,
         /// Memory, for people.
         memory: Mib,
+    },
+    /// Keep the memory of a guest that waits for its identity. Best effort: nothing depends on it.
+    KeepTemplate {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// Drop such a memory.
+    DropTemplate {
+        /// Which.
+        template: BootKey,
     },
     /// Ask the guest to stop its services, sync and power off. Best effort: the next action makes sure.
     ShutdownGuest {
@@ -207,6 +220,8 @@ impl Action {
             | Action::ShutdownGuest { .. }
             | Action::StopVmm { .. }
             | Action::RemoveRun { .. }
+            | Action::KeepTemplate { .. }
+            | Action::DropTemplate { .. }
             | Action::Identify { .. }
             | Action::ShipWorkspace { .. }
             | Action::Publish { .. }
@@ -231,6 +246,7 @@ impl Action {
             | Action::CreateVolume { .. }
             | Action::CreateDisk { .. }
             | Action::StartVmm { .. }
+            | Action::KeepTemplate { .. }
             | Action::EnsureBridge { .. }
             | Action::EnsureTap { .. }
             | Action::ShipWorkspace { .. }
@@ -242,6 +258,7 @@ impl Action {
             | Action::ShutdownGuest { .. }
             | Action::StopVmm { .. }
             | Action::RemoveRun { .. }
+            | Action::DropTemplate { .. }
             | Action::RemoveBridge
             | Action::RemoveRules
             | Action::RemoveTap { .. }
@@ -283,6 +300,8 @@ impl fmt::Display for Action {
             Action::StopVmm { kill: true, .. } => f.write_str("kill"),
             Action::StopVmm { kill: false, .. } => f.write_str("stop"),
             Action::RemoveRun { .. } => f.write_str("clean up run"),
+            Action::KeepTemplate { .. } => f.write_str("keep a template"),
+            Action::DropTemplate { template } => write!(f, "drop {}", template.as_str()),
             Action::Identify { generation, .. } => {
                 write!(f, "identify as generation {}", generation.0)
             }

@@ -57,6 +57,8 @@ pub struct Actual {
     pub network: Seen<NetworkFact>,
     /// What this host runs guests with.
     pub backends: Backends,
+    /// Memories that machines can start from.
+    pub templates: BTreeMap<BootKey, TemplateFact>,
     /// Things in our folders that nothing desired accounts for. They are left alone.
     pub foreign: Vec<String>,
 }
@@ -71,6 +73,7 @@ impl Default for Actual {
             sandboxes: BTreeMap::new(),
             network: Seen::Unknown("it was not looked at".to_string()),
             backends: Backends::default(),
+            templates: BTreeMap::new(),
             foreign: Vec::new(),
         }
     }
@@ -92,6 +95,19 @@ impl Default for Backends {
     fn default() -> Self {
         Self { default: Backend::Qemu, why: String::new(), missing: BTreeMap::new() }
     }
+}
+
+/// A machine's memory from the moment in which its guest waited for an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateFact {
+    /// The content of its kernel.
+    pub kernel: Digest,
+    /// The content of its image.
+    pub image: Digest,
+    /// Whether it was made with the agent and the VMM of now.
+    pub current: bool,
+    /// Seconds since it was made or last used.
+    pub idle_secs: u64,
 }
 
 /// What the host has of a network for guests. It is [`Seen::Absent`] nowhere: a host without one says why.
@@ -262,6 +278,8 @@ pub struct VmmFact {
     pub whole: bool,
     /// Which VMM, for people.
     pub backend: String,
+    /// Whether its memory should be kept for others like it: it could be, and none is.
+    pub lacks_template: bool,
 }
 
 /// The folder of a run.

@@ -171,6 +171,8 @@ impl DesiredSandbox {
 pub enum Key {
     /// The bridge and the rules of the whole host.
     Network,
+    /// Memories that machines start from.
+    Templates,
     /// A kernel, by recipe.
     Kernel(Digest),
     /// An image, by recipe.
@@ -185,7 +187,7 @@ impl Key {
     /// The kind's place in a plan: host first.
     pub fn kind(&self) -> u8 {
         match self {
-            Key::Network => 0,
+            Key::Network | Key::Templates => 0,
             Key::Kernel(_) => 1,
             Key::Image(_) => 2,
             Key::Volume(_) => 3,
@@ -198,6 +200,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Key::Network => f.write_str("network"),
+            Key::Templates => f.write_str("templates"),
             Key::Kernel(digest) => write!(f, "kernel {}", digest.short()),
             Key::Image(digest) => write!(f, "image {}", digest.short()),
             Key::Volume(id) => write!(f, "volume {id}"),
@@ -214,7 +217,7 @@ impl Desired {
             None => key.to_string(),
         };
         match key {
-            Key::Network => key.to_string(),
+            Key::Network | Key::Templates => key.to_string(),
             Key::Kernel(digest) => named("kernel", self.kernel_names(digest).first().map(|n| n.1)),
             Key::Image(digest) => named("image", self.image_names(digest).first().map(|n| n.1)),
             Key::Volume(id) => named("volume", self.volumes.get(id).map(|v| &v.name)),
@@ -253,6 +256,8 @@ impl Desired {
         let ours = |s: &&DesiredSandbox| s.project == *project;
         match key {
             Key::Network => self.sandboxes.values().any(|s| s.project == *project),
+            // They come and go without anybody asking.
+            Key::Templates => false,
             Key::Kernel(digest) => {
                 self.sandboxes.values().filter(ours).any(|s| s.kernel == *digest)
                     || self.kernel_names(digest).iter().any(|(owner, _)| *owner == Some(project))

@@ -80,6 +80,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
         }
     };
     add(Key::Network, kind::network::plan_network(desired, actual));
+    add(Key::Templates, kind::template::plan_templates(actual));
     for (recipe, kernel) in &desired.kernels {
         add(Key::Kernel(recipe.clone()), kind::kernel::plan_kernel(recipe, kernel, actual));
     }

@@ -12,13 +12,15 @@ pub mod vmm;
 use crate::fault::Fault;
 use async_trait::async_trait;
 use banger_plan::actual::{
-    ArtifactFact, Backends, DiskFact, NetworkFact, RunFact, Seen, TapFact, VmmFact, VolumeFact,
+    ArtifactFact, Backends, DiskFact, NetworkFact, RunFact, Seen, TapFact, TemplateFact, VmmFact,
+    VolumeFact,
 };
 use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
 use banger_schema::spec::{ImageSource, KernelSource, WorkspaceSpec};
 use banger_wire::agent::{GuestState, Identity};
 use banger_wire::id::{Digest, SandboxId, VolumeId};
+use banger_wire::machine::BootKey;
 use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
 use std::collections::{BTreeMap, BTreeSet};
@@ -151,8 +153,14 @@ pub trait Vmm: Send + Sync {
     async fn observe(&self, desired: &Desired) -> (BTreeMap<SandboxId, VmmFacts>, Vec<String>);
     /// What guests can be run with here.
     fn backends(&self) -> Backends;
-    /// Records the run and starts its processes.
-    async fn start(&self, boot: &Boot) -> Result<Outcome, Fault>;
+    /// Memories that machines can start from.
+    async fn templates(&self) -> BTreeMap<BootKey, TemplateFact>;
+    /// Records the run and starts its processes; from a template where there is one, unless `cold`.
+    async fn start(&self, boot: &Boot, cold: bool) -> Result<Outcome, Fault>;
+    /// Keeps the memory of a guest that waits for its identity. What fails is only said.
+    async fn keep_template(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
+    /// Drops such a memory.
+    async fn drop_template(&self, template: &BootKey) -> Result<Outcome, Fault>;
     /// Ends the processes: waits for them unless `kill`, then TERM, then KILL. They are gone when it returns well.
     async fn stop(&self, sandbox: &SandboxId, kill: bool) -> Result<Outcome, Fault>;
     /// Removes the folder of a run, its jail and its cgroup.

@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use async_trait::async_trait;
 use banger_plan::actual::{
     ArtifactFact, Backends, BridgeFact, DiskFact, ImageConfig, NetworkFact, RulesFact, RunFact,
-    Seen, TapFact, VmmFact, VolumeFact,
+    Seen, TapFact, TemplateFact, VmmFact, VolumeFact,
 };
 use banger_plan::boot::{Boot, Nic};
 use banger_plan::desired::Desired;
@@ -20,6 +20,7 @@ use banger_plan::recipe;
 use banger_schema::spec::{ImageSource, KernelSource, WorkspaceSpec};
 use banger_wire::agent::{GuestState, Identity, Phase};
 use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
+use banger_wire::machine::{Backend, BootKey};
 use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +84,21 @@ pub struct World {
     pub boot_secs: u64,
     /// What guests are run with.
     pub backends: Backends,
+    /// Memories that machines can start from.
+    pub templates: BTreeMap<BootKey, TemplateFact>,
+}
+
+impl World {
+    fn lacks_template(&self, boot: &Boot) -> bool {
+        boot.backend == Backend::Firecracker && !self.templates.contains_key(&template_key(boot))
+    }
+}
+
+/// Machines of the same make have the same.
+fn template_key(boot: &Boot) -> BootKey {
+    let make = (&boot.kernel, &boot.image, boot.cpus, boot.memory, boot.disk, boot.volumes.len());
+    let digest = recipe::digest(&make).as_str()[..BootKey::LENGTH].to_string();
+    BootKey::try_from(digest).expect("digests are hex digits")
 }
 
 /// The simulated world, shared by its four drivers.
@@ -282,6 +298,7 @@ impl Vmm for Sim {
                 uptime_secs: vmm.uptime,
                 whole: true,
                 backend: "sim".into(),
+                lacks_template: world.lacks_template(&vmm.boot),
             });
             let run = world
                 .runs
@@ -305,7 +322,27 @@ impl Vmm for Sim {
         self.world().backends.clone()
     }
 
-    async fn start(&self, boot: &Boot) -> Result<Outcome, Fault> {
+    async fn templates(&self) -> BTreeMap<BootKey, TemplateFact> {
+        self.world().templates.clone()
+    }
+
+    async fn keep_template(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
+        self.effect("keep_template", |world| {
+            let vmm = &world.vmms[sandbox];
+            let guest = vmm.guest.as_ref().expect("it waits");
+            assert_eq!(guest.generation, Generation(0), "its memory is nobody's yet");
+            let (kernel, image) = (vmm.boot.kernel.clone(), vmm.boot.image.clone());
+            let fact = TemplateFact { kernel, image, current: true, idle_secs: 0 };
+            let key = template_key(&vmm.boot);
+            changed(world.templates.insert(key, fact).is_none())
+        })
+    }
+
+    async fn drop_template(&self, template: &BootKey) -> Result<Outcome, Fault> {
+        self.effect("drop_template", |world| changed(world.templates.remove(template).is_some()))
+    }
+
+    async fn start(&self, boot: &Boot, _cold: bool) -> Result<Outcome, Fault> {
         self.effect("start", |world| {
             let id = &boot.sandbox;
             assert!(world.disks.contains_key(id), "a VMM needs its disk");

@@ -69,6 +69,9 @@ pub struct SandboxSpec {
     /// How often it was asked to restart. Not in the file: `vm restart` counts it up.
     #[serde(default)]
     pub restarts: u32,
+    /// Boot even where it could start from a template. Not in the file: `vm run --cold` sets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cold: bool,
     /// Stop without asking the guest. Not in the file: `vm kill` sets it.
     #[serde(default)]
     pub kill: bool,
@@ -102,6 +105,7 @@ impl SandboxSpec {
             drift: Drift::Heal,
             mode: Mode::Running,
             restarts: 0,
+            cold: false,
             kill: false,
         }
     }

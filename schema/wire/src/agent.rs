@@ -325,7 +325,7 @@ pub struct Tty {
 pub struct GuestState {
     /// The agent's version.
     pub version: String,
-    /// The kernel's boot id: another one means another boot.
+    /// The kernel's boot id: another one means another boot. Empty while it waits for an identity.
     pub boot_id: String,
     /// The generation of the identity it has. 0 while it waits for one.
     pub generation: Generation,

@@ -3,7 +3,7 @@
 //! **Architecture invariant:** no path, interface name, rule text, pid, uid, environment or argument
 //! vector crosses here: ids, enums, bounded numbers and file descriptors only (security rules of section 3).
 
-use crate::id::{InstallId, SandboxId};
+use crate::id::{Digest, InstallId, SandboxId};
 use crate::machine::{Backend, BootKey, Machine, Version};
 use crate::net::{Policy, Subnet};
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,22 @@ pub enum Request {
         sandbox: SandboxId,
         /// Whether they are killed, and are gone with the answer. Otherwise the VMM is asked.
         kill: bool,
+    },
+    /// Keep the memory and the state that Firecracker wrote down in a jail, as a template; take them out of the jail.
+    TemplateKeep {
+        /// Whose jail.
+        sandbox: SandboxId,
+        /// What it is known by.
+        template: BootKey,
+        /// What it was made with.
+        of: TemplateOf,
+    },
+    /// The caller's templates.
+    TemplateList {},
+    /// Drop one.
+    TemplateDrop {
+        /// Which.
+        template: BootKey,
     },
     /// Kill who is left in a jail and remove it, with its cgroup.
     VmRemove {
@@ -139,6 +155,33 @@ pub enum Line {
     Vsock,
 }
 
+/// The most templates of one owner.
+pub const MAX_TEMPLATES: usize = 16;
+
+/// What a template was made with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateOf {
+    /// The content of the kernel.
+    pub kernel: Digest,
+    /// The content of the image.
+    pub image: Digest,
+    /// The programs: the agent and the VMM.
+    pub programs: Digest,
+}
+
+/// A template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    /// What it is known by.
+    pub template: BootKey,
+    /// What it was made with.
+    pub of: TemplateOf,
+    /// Seconds since it was made or last used.
+    pub idle_secs: u64,
+}
+
 /// A jail and who lives in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -173,6 +216,9 @@ pub struct Started {
     pub backend: Backend,
     /// Whether the processor runs the guest's code.
     pub kvm: bool,
+    /// The template that it started from.
+    #[serde(default)]
+    pub template: Option<BootKey>,
 }
 
 /// One answer.
@@ -200,6 +246,11 @@ pub enum Reply {
         jails: Vec<Jailed>,
         /// Whether there are more behind them.
         more: bool,
+    },
+    /// To `TemplateList`.
+    Templates {
+        /// All of them.
+        templates: Vec<Template>,
     },
     /// It already was so.
     Unchanged,

@@ -9,6 +9,7 @@ pub(crate) mod kernel;
 pub(crate) mod network;
 mod port;
 mod tap;
+pub(crate) mod template;
 mod verdict;
 mod vmm;
 pub(crate) mod volume;

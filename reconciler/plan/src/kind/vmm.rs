@@ -26,6 +26,7 @@ pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
         let action = Action::StartVmm {
             boot: view.verdict.boot.clone().map(Box::new),
             sandbox: view.desired.id.clone(),
+            cold: spec.cold,
             cpus: spec.cpus,
             memory: spec.memory,
         };

@@ -4,12 +4,14 @@ use super::debian::{self, Variant, Wanted};
 use super::modules::{self, Modules};
 use super::{Files, Made, blocking, local, place};
 use crate::drivers::Progress;
+use crate::drivers::vmm::WORDS;
 use crate::fault::{During, Fault};
 use crate::folders;
 use crate::kernel_image::{self, Built};
 use banger_plan::actual::ImageConfig;
 use banger_schema::spec::KernelSource;
 use banger_wire::id::Digest;
+use banger_wire::machine::KernelWords;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -177,8 +179,9 @@ fn take_apart(archive: &File) -> Result<Parts, Fault> {
     let mut kernels = read_where(archive, |path| {
         let name = name_of(path);
         let image = ["vmlinuz", "bzImage", "vmlinux"].iter().any(|start| name.starts_with(start));
-        image && !name.ends_with(".debug") || is_index(path)
+        image && !name.ends_with(".debug") || is_index(path) || path == WORDS
     })?;
+    let words = kernels.remove(WORDS).map(words).transpose()?;
     let images: Vec<String> = kernels.keys().filter(|path| !is_index(path)).cloned().collect();
     let best = images.iter().find(|path| name_of(path).starts_with("vmlinuz"));
     let path = best.or(images.first()).ok_or_else(|| {
@@ -213,7 +216,19 @@ fn take_apart(archive: &File) -> Result<Parts, Fault> {
         files.insert(format!("modules/{name}"), bytes);
     }
     files.insert("modules/order".to_string(), order.into_bytes());
+    if let Some(words) = words {
+        files.insert(WORDS.to_string(), words);
+    }
     Ok(Parts { version, files, drivers: modules::drivers(&lists) })
+}
+
+/// Words for the kernel's command line, in a file of that name beside it.
+fn words(bytes: Vec<u8>) -> Result<Vec<u8>, Fault> {
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let one_line: Vec<&str> = text.split_whitespace().collect();
+    let good = KernelWords::try_from(one_line.join(" "));
+    good.map_err(|why| Fault::user(format!("{WORDS} of the kernel: {why}")))?;
+    Ok(bytes)
 }
 
 fn is_index(path: &str) -> bool {

@@ -8,7 +8,9 @@ use crate::helper::Helper;
 use banger_wire::derive::{mac, show_mac, tap};
 use banger_wire::helper::Line;
 use banger_wire::id::{InstallId, SandboxId};
-use banger_wire::machine::{AGENT, Card, INITRAMFS, KERNEL, LOG, METRICS, Version, disk};
+use banger_wire::machine::{
+    AGENT, Card, INITRAMFS, KERNEL, LOG, MEMORY, METRICS, STATE, Version, disk,
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -23,6 +25,8 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The longest answer, in bytes.
 const LONGEST: usize = 64 << 10;
+/// The id of the one card.
+const NET: &str = "net";
 /// The first version whose console can be held to a rate.
 const SERIAL_RATE: Version = Version(1, 16, 0);
 
@@ -122,6 +126,56 @@ pub struct Action {
     pub action_type: String,
 }
 
+/// `PATCH /vm`
+#[derive(Debug, Serialize)]
+pub struct Vm {
+    /// `Paused` or `Resumed`.
+    pub state: String,
+}
+
+/// `PUT /snapshot/create`
+#[derive(Debug, Serialize)]
+pub struct SnapshotCreate {
+    /// `Full`.
+    pub snapshot_type: String,
+    /// Where the state of the devices goes.
+    pub snapshot_path: String,
+    /// Where the memory goes.
+    pub mem_file_path: String,
+}
+
+/// Where a memory comes from.
+#[derive(Debug, Serialize)]
+pub struct MemoryBackend {
+    /// `File`: read when it is needed, never written.
+    pub backend_type: String,
+    /// Its file.
+    pub backend_path: String,
+}
+
+/// Another tap than the one in a state.
+#[derive(Debug, Serialize)]
+pub struct NetworkOverride {
+    /// Which card.
+    pub iface_id: String,
+    /// The tap.
+    pub host_dev_name: String,
+}
+
+/// `PUT /snapshot/load`
+#[derive(Debug, Serialize)]
+pub struct SnapshotLoad {
+    /// The state of the devices.
+    pub snapshot_path: String,
+    /// The memory.
+    pub mem_backend: MemoryBackend,
+    /// Whether the guest goes on at once.
+    pub resume_vm: bool,
+    /// The taps.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub network_overrides: Vec<NetworkOverride>,
+}
+
 /// The API of one Firecracker. It takes one request after the other.
 pub struct Api {
     sender: SendRequest<Full<Bytes>>,
@@ -184,6 +238,15 @@ impl Api {
         Err(Fault::host(format!("Firecracker refused {path}: {said}")))
     }
 
+    /// Lets the guest stand still, or go on.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn set_running(&mut self, running: bool) -> Result<(), Fault> {
+        let state = if running { "Resumed" } else { "Paused" };
+        self.send(Method::PATCH, "/vm", &Vm { state: state.into() }).await
+    }
+
     async fn put(&mut self, path: &str, body: &impl Serialize) -> Result<(), Fault> {
         self.send(Method::PUT, path, body).await
     }
@@ -203,6 +266,9 @@ pub(super) async fn configure(
     let mut api = Api::open(helper, start.id).await?;
     let machine = &start.machine;
     watch(&mut api).await?;
+    if machine.template.is_some() {
+        return load(&mut api, start, install).await;
+    }
     if version >= SERIAL_RATE {
         // What is kept is a megabyte: more than that in a second is nobody's loss.
         let rate_limiter = TokenBucket { size: 1 << 20, refill_time: 1000 };
@@ -229,7 +295,7 @@ pub(super) async fn configure(
     }
     if machine.card == Card::Tap {
         let card = NetworkInterface {
-            iface_id: "net".into(),
+            iface_id: NET.into(),
             host_dev_name: tap(install, start.id),
             guest_mac: show_mac(mac(start.id)),
         };
@@ -245,4 +311,31 @@ async fn watch(api: &mut Api) -> Result<(), Fault> {
     let logger = Logger { log_path: LOG.into(), level: "Warning".into(), show_level: true };
     api.put("/logger", &logger).await?;
     api.put("/metrics", &Metrics { metrics_path: METRICS.into() }).await
+}
+
+/// Goes on where a template stood still.
+async fn load(api: &mut Api, start: &Start<'_>, install: &InstallId) -> Result<(), Fault> {
+    let card = (start.machine.card == Card::Tap)
+        .then(|| NetworkOverride { iface_id: NET.into(), host_dev_name: tap(install, start.id) });
+    let load = SnapshotLoad {
+        snapshot_path: STATE.into(),
+        mem_backend: MemoryBackend { backend_type: "File".into(), backend_path: MEMORY.into() },
+        resume_vm: true,
+        network_overrides: card.into_iter().collect(),
+    };
+    api.put("/snapshot/load", &load).await
+}
+
+/// Writes a machine down in its jail. It stands still meanwhile, and goes on whatever comes of it.
+pub(super) async fn write_down(helper: &Helper, id: &SandboxId) -> Result<(), Fault> {
+    let mut api = Api::open(helper, id).await?;
+    api.set_running(false).await?;
+    let create = SnapshotCreate {
+        snapshot_type: "Full".into(),
+        snapshot_path: STATE.into(),
+        mem_file_path: MEMORY.into(),
+    };
+    let written = api.put("/snapshot/create", &create).await;
+    api.set_running(true).await?;
+    written
 }

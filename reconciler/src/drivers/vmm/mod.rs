@@ -8,6 +8,7 @@ mod backends;
 mod direct;
 pub mod firecracker;
 mod ring;
+mod templates;
 
 use super::{Outcome, Vmm, VmmFacts, Wake, disk};
 use crate::fault::{During, Fault};
@@ -16,11 +17,11 @@ use crate::helper::Helper;
 use crate::host::{self, Acceleration};
 use crate::process::{self, Held, Marked};
 use async_trait::async_trait;
-use banger_plan::actual::{Backends, RunFact, Seen, VmmFact};
+use banger_plan::actual::{Backends, RunFact, Seen, TemplateFact, VmmFact};
 use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
 use banger_wire::derive::Role;
-use banger_wire::helper::{Jailed, Line};
+use banger_wire::helper::{Jailed, Line, TemplateOf};
 use banger_wire::id::{InstallId, SandboxId};
 use banger_wire::machine::{Backend, BootKey, KernelWords, Machine, Version};
 use ring::Rings;
@@ -30,6 +31,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use templates::Templates;
 use tokio::sync::mpsc;
 
 /// The file in a run's folder that tells that the guest said goodbye.
@@ -38,7 +40,7 @@ const RECORD: &str = "boot.json";
 /// The file that tells that the processes came up.
 const STARTED: &str = "started";
 /// Words that a kernel wants on its command line, beside it.
-pub(super) const WORDS: &str = "cmdline";
+pub const WORDS: &str = "cmdline";
 /// How long processes may take to go after the guest was asked.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long they may take after TERM.
@@ -61,6 +63,7 @@ pub struct Processes {
     acceleration: Acceleration,
     backends: Backends,
     version: Option<Version>,
+    templates: Templates,
     wakes: mpsc::UnboundedSender<Wake>,
     rings: Rings,
     watched: Arc<Mutex<BTreeSet<(SandboxId, u32)>>>,
@@ -79,6 +82,7 @@ impl Processes {
         let backends = backends::find(helper.as_ref(), acceleration);
         let facts = helper.as_ref().and_then(|helper| helper.probe().ok());
         let version = facts.and_then(|facts| facts.firecracker.ok());
+        let templates = Templates::new(&agent, version);
         let (rings, watched) = (Rings::default(), Arc::default());
         let acceleration = acceleration.0;
         Self {
@@ -89,6 +93,7 @@ impl Processes {
             acceleration,
             backends,
             version,
+            templates,
             wakes,
             rings,
             watched,
@@ -248,11 +253,12 @@ impl Processes {
             uptime_secs: process::uptime(first),
             whole: has(Role::Vmm) && has(Role::Vsock) && same && processes.len() == 2,
             backend: self.describe(Backend::Qemu, self.acceleration == Acceleration::Kvm),
+            lacks_template: false,
         })
     }
 
     /// Processes in a jail. One that was never finished, or never told what it is, is not whole.
-    fn jail_fact(&self, jail: &Jailed) -> Seen<VmmFact> {
+    fn jail_fact(&self, jail: &Jailed, kept: &BTreeMap<BootKey, TemplateFact>) -> Seen<VmmFact> {
         let Some(first) = jail.living.iter().max_by_key(|process| process.secs) else {
             return Seen::Absent;
         };
@@ -265,7 +271,47 @@ impl Processes {
             uptime_secs: first.secs,
             whole: was_started && count(false) == 1 && count(true) == needed,
             backend: format!("{}, jailed", self.describe(started.backend, started.kvm)),
+            lacks_template: was_started
+                && started.backend == Backend::Firecracker
+                && started.template.is_none()
+                && self.lacks_template(&jail.sandbox, kept),
         })
+    }
+
+    /// What a sandbox's run was started with.
+    fn recorded(&self, id: &SandboxId) -> Option<Boot> {
+        let record = std::fs::read(self.folders.vm(id).join(RECORD)).ok()?;
+        serde_json::from_slice(&record).ok()
+    }
+
+    fn lacks_template(&self, id: &SandboxId, kept: &BTreeMap<BootKey, TemplateFact>) -> bool {
+        let of = self.recorded(id).and_then(|boot| self.template_of(&boot).ok());
+        of.is_some_and(|(key, _)| !kept.contains_key(&key) && !self.templates.was_tried(&key))
+    }
+
+    /// What template a boot's machine has.
+    fn template_of(&self, boot: &Boot) -> Result<(BootKey, TemplateOf), Fault> {
+        let disks = self.disks(boot)?;
+        let size = |path: &PathBuf| {
+            let meta = std::fs::metadata(path).during(|| format!("looking at {}", path.display()));
+            meta.map(|meta| meta.len())
+        };
+        let sizes = disks.iter().map(size).collect::<Result<Vec<_>, Fault>>()?;
+        Ok(self.templates.key(boot, &sizes))
+    }
+
+    /// The files of a boot's disks, in order.
+    fn disks(&self, boot: &Boot) -> Result<Vec<PathBuf>, Fault> {
+        let folder = self.folders.sandbox(&boot.sandbox);
+        let own = std::fs::read_dir(&folder).during(|| format!("reading {}", folder.display()))?;
+        let disk = own.flatten().map(|entry| entry.path()).find(|path| {
+            path.extension().is_some_and(|extension| extension == "ext4")
+                && path.to_string_lossy().contains(boot.image.as_str())
+        });
+        let disk = disk.ok_or_else(|| Fault::host("its disk is not there"))?;
+        let mut disks = vec![self.folders.image(&boot.image), disk];
+        disks.extend(boot.volumes.iter().map(|(volume, _)| self.folders.volume(volume)));
+        Ok(disks)
     }
 
     /// The words of a kernel's command line.
@@ -290,14 +336,6 @@ impl Processes {
 
     /// What a boot is, as machine and files.
     async fn machine(&self, boot: &Boot) -> Result<(Machine, Vec<PathBuf>), Fault> {
-        let id = &boot.sandbox;
-        let folder = self.folders.sandbox(id);
-        let own = std::fs::read_dir(&folder).during(|| format!("reading {}", folder.display()))?;
-        let disk = own.flatten().map(|entry| entry.path()).find(|path| {
-            path.extension().is_some_and(|extension| extension == "ext4")
-                && path.to_string_lossy().contains(boot.image.as_str())
-        });
-        let disk = disk.ok_or_else(|| Fault::host("its disk is not there"))?;
         let kernel = self.folders.kernel(&boot.kernel);
         let image = match boot.backend {
             Backend::Qemu => kernel.join("vmlinuz"),
@@ -313,8 +351,8 @@ impl Processes {
             tokio::task::spawn_blocking(move || disk::ensure_initramfs(&all, &content, &agent))
                 .await
                 .map_err(|error| Fault::host(format!("file work: {error}")))??;
-        let mut files = vec![image, initramfs, self.folders.image(&boot.image), disk];
-        files.extend(boot.volumes.iter().map(|(volume, _)| self.folders.volume(volume)));
+        let mut files = vec![image, initramfs];
+        files.extend(self.disks(boot)?);
         let kvm = boot.backend == Backend::Firecracker || self.acceleration == Acceleration::Kvm;
         let machine = Machine {
             boot: boot.key(),
@@ -365,6 +403,7 @@ impl Vmm for Processes {
                 self.watch(&jail.sandbox, process.pid, open);
             }
         }
+        let kept = self.templates().await;
         let mut facts = BTreeMap::new();
         for id in desired.sandboxes.keys() {
             let jail = jails.as_ref().ok().and_then(|jails| jails.get(id));
@@ -373,7 +412,7 @@ impl Vmm for Processes {
                 (Err(error), ..) => Seen::Unknown(error.to_string()),
                 (_, Err(why), _) => Seen::Unknown(why.clone()),
                 (_, _, Some(own)) => self.direct_fact(own),
-                (_, _, None) => jail.map_or(Seen::Absent, |jail| self.jail_fact(jail)),
+                (_, _, None) => jail.map_or(Seen::Absent, |jail| self.jail_fact(jail, &kept)),
             };
             if vmm.present().is_some() {
                 self.listen(id, own.is_none());
@@ -394,7 +433,34 @@ impl Vmm for Processes {
         self.backends.clone()
     }
 
-    async fn start(&self, boot: &Boot) -> Result<Outcome, Fault> {
+    async fn templates(&self) -> BTreeMap<BootKey, TemplateFact> {
+        self.templates.list(self.helper.as_ref())
+    }
+
+    async fn keep_template(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
+        let kept = async {
+            let helper = self.helper.as_ref().ok_or_else(|| Fault::host("there is no helper"))?;
+            let boot = self.recorded(sandbox).ok_or_else(|| Fault::host("there is no run"))?;
+            let (key, of) = self.template_of(&boot)?;
+            // Once per kind: what failed is not tried again at every start.
+            self.templates.tried(&key);
+            firecracker::write_down(helper, sandbox).await?;
+            helper.keep_template(sandbox, key, of)
+        };
+        Ok(kept.await.unwrap_or_else(|fault| {
+            tracing::warn!("{sandbox}: no template was kept: {}", fault.problem().message);
+            Outcome::Unchanged
+        }))
+    }
+
+    async fn drop_template(&self, template: &BootKey) -> Result<Outcome, Fault> {
+        match &self.helper {
+            Some(helper) => helper.drop_template(template.clone()),
+            None => Ok(Outcome::Unchanged),
+        }
+    }
+
+    async fn start(&self, boot: &Boot, cold: bool) -> Result<Outcome, Fault> {
         let id = &boot.sandbox;
         let jailed = self.jailed(id)?;
         if !self.marked(id)?.is_empty() || jailed.as_ref().is_some_and(|j| !j.living.is_empty()) {
@@ -403,7 +469,11 @@ impl Vmm for Processes {
         if let (Some(_), Some(helper)) = (jailed, &self.helper) {
             helper.remove_jail(id)?;
         }
-        let (machine, files) = self.machine(boot).await?;
+        let (mut machine, files) = self.machine(boot).await?;
+        if boot.backend == Backend::Firecracker && !cold {
+            let (key, _) = self.template_of(boot)?;
+            machine.template = self.templates().await.contains_key(&key).then_some(key);
+        }
         let run = self.folders.vm(id);
         folders::make(&run)?;
         for old in [LEFT, STARTED] {
@@ -414,7 +484,16 @@ impl Vmm for Processes {
             &run.join(RECORD),
             &serde_json::to_vec(boot).expect("plain values encode"),
         )?;
-        self.launch(&Start { id, machine, files, run: &run }).await?;
+        let mut start = Start { id, machine, files, run: &run };
+        let launched = self.launch(&start).await;
+        if let (Err(fault), Some(key)) = (&launched, start.machine.template.take()) {
+            // A template is only ever a short cut.
+            tracing::warn!("{id} does not start from its template: {}", fault.problem().message);
+            self.drop_template(&key).await?;
+            self.launch(&start).await?;
+            return Ok(Outcome::Changed);
+        }
+        launched?;
         Ok(Outcome::Changed)
     }
 

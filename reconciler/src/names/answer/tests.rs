@@ -27,6 +27,7 @@ fn zone() -> Zone {
         uptime_secs: 1,
         whole: true,
         backend: String::new(),
+        lacks_template: false,
     });
     fact.tap = banger_plan::Seen::Present(banger_plan::actual::TapFact { up: true, right: true });
     let sandboxes = desired.sandboxes.keys().map(|id| (id.clone(), fact.clone())).collect();

@@ -1,0 +1,243 @@
+//! Templates: `<base>/<uid>-<install>-templates/<key>`, root's alone. Firecracker believes what is in such a file, so what
+//! root did not write, or what changed since, is never given to it (R-G14).
+
+use super::way::regular;
+use super::{Record, base, make};
+use crate::answer::{At, Bad};
+use crate::table::Caller;
+use banger_wire::helper::{MAX_TEMPLATES, Template, TemplateOf};
+use banger_wire::machine::{BootKey, MEMORY, Machine, STATE};
+use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+const RECORD: &str = "record";
+/// The largest state of a machine's devices, in bytes.
+const MAX_STATE: u64 = 16 << 20;
+/// What is looked at for being empty, in bytes.
+const PAGE: usize = 4096;
+
+/// What root wrote, and how to tell that it still is that.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    of: TemplateOf,
+    make: Make,
+    state: Stamp,
+    memory: Stamp,
+}
+
+/// The machine, as far as a memory depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Make {
+    cpus: u8,
+    memory_mib: u32,
+    disks: u8,
+    read_only: u16,
+    has_card: bool,
+}
+
+impl Make {
+    pub(crate) fn of(machine: &Machine) -> Self {
+        Self {
+            cpus: machine.cpus,
+            memory_mib: machine.memory_mib,
+            disks: machine.disks,
+            read_only: machine.read_only,
+            has_card: machine.card != banger_wire::machine::Card::None,
+        }
+    }
+}
+
+/// A file's content and its place: nobody but root can change either without changing the time of the change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    sha256: String,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+fn folder(caller: &Caller) -> Result<PathBuf, Bad> {
+    Ok(base()?.join(format!("{}-{}-templates", caller.uid, caller.install()?)))
+}
+
+/// Keeps what was written down in a jail. It is copied: who is in the jail may still have the files open.
+pub(crate) fn keep(
+    caller: &Caller,
+    root: &Path,
+    record: &Record,
+    template: &BootKey,
+    of: &TemplateOf,
+) -> Result<bool, Bad> {
+    let make_of = record.make.clone().ok_or(Bad::Refused("that machine has no memory to keep"))?;
+    let all = folder(caller)?;
+    let place = all.join(template.as_str());
+    let new = !place.exists();
+    if new {
+        if list(caller)?.len() >= MAX_TEMPLATES {
+            return Err(Bad::Refused("there are too many templates"));
+        }
+        let state = regular(root, STATE, record.uid)?;
+        let memory = regular(root, MEMORY, record.uid)?;
+        let size = u64::from(make_of.memory_mib) << 20;
+        let metas = (
+            state.metadata().at("looking at a state")?,
+            memory.metadata().at("looking at a memory")?,
+        );
+        if metas.0.len() > MAX_STATE || metas.1.len() != size {
+            return Err(Bad::Refused("what was written down is not a machine of that size"));
+        }
+        let beside = all.join(format!("{}.new", template.as_str()));
+        let _ = fs::remove_dir_all(&beside);
+        make(&beside)?;
+        let state = copy(&state, &beside.join(STATE), metas.0.len())?;
+        let memory = copy(&memory, &beside.join(MEMORY), size)?;
+        let kept = Kept { of: of.clone(), make: make_of, state, memory };
+        let bytes = serde_json::to_vec(&kept).at("writing down a template")?;
+        let write = || {
+            fs::write(beside.join(RECORD), bytes)?;
+            File::open(beside.join(RECORD))?.sync_all()?;
+            fs::rename(&beside, &place)?;
+            File::open(&all)?.sync_all()
+        };
+        write().at("writing down a template")?;
+    }
+    let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let root = root.at("opening a jail")?;
+    for name in [STATE, MEMORY] {
+        let _ = unlinkat(&root, name, AtFlags::empty());
+    }
+    Ok(new)
+}
+
+/// Copies a file without its empty pages.
+fn copy(from: &File, to: &Path, size: u64) -> Result<Stamp, Bad> {
+    let mut bytes = vec![0; 256 * PAGE];
+    let mut hash = Sha256::new();
+    let mut copied = || -> std::io::Result<File> {
+        let file = File::options().read(true).write(true).create_new(true).open(to)?;
+        file.set_len(size)?;
+        let mut at = 0;
+        let mut from = from;
+        loop {
+            let count = fill(&mut from, &mut bytes)?;
+            for page in bytes[..count].chunks(PAGE) {
+                if page.iter().any(|byte| *byte != 0) {
+                    file.write_all_at(page, at)?;
+                    hash.update(at.to_le_bytes());
+                    hash.update(page);
+                }
+                at += page.len() as u64;
+            }
+            if count < bytes.len() {
+                break;
+            }
+        }
+        if at != size {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        // Whoever starts from it reads it, as a user that owns nothing.
+        file.set_permissions(fs::Permissions::from_mode(0o444))?;
+        file.sync_all()?;
+        Ok(file)
+    };
+    let file = copied().at("keeping a template")?;
+    stamp(&file, &digest(hash))
+}
+
+fn fill(from: &mut &File, bytes: &mut [u8]) -> std::io::Result<usize> {
+    let mut count = 0;
+    while count < bytes.len() {
+        match from.read(&mut bytes[count..])? {
+            0 => break,
+            more => count += more,
+        }
+    }
+    Ok(count)
+}
+
+fn digest(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn stamp(file: &File, sha256: &str) -> Result<Stamp, Bad> {
+    let meta = file.metadata().at("looking at a template")?;
+    let changed = (meta.ctime(), meta.ctime_nsec());
+    Ok(Stamp { sha256: sha256.to_string(), inode: meta.ino(), size: meta.len(), changed })
+}
+
+/// The state and the memory of a template, to be read, when they are what root wrote for just such a machine.
+pub(crate) fn open_kept(
+    caller: &Caller,
+    template: &BootKey,
+    machine: &Machine,
+) -> Result<[File; 2], Bad> {
+    let place = folder(caller)?.join(template.as_str());
+    let kept: Kept = read(&place)?.ok_or(Bad::Refused("there is no such template"))?;
+    if kept.make != Make::of(machine) {
+        return Err(Bad::Refused("the template is of another machine"));
+    }
+    let check = |name: &str, wanted: &Stamp| {
+        let file = File::open(place.join(name)).at("opening a template")?;
+        let meta = file.metadata().at("looking at a template")?;
+        let own = meta.uid() == 0 && meta.mode() & 0o7777 == 0o444;
+        if !own || stamp(&file, &wanted.sha256)? != *wanted {
+            return Err(Bad::Refused("the template is not what was kept"));
+        }
+        Ok(file)
+    };
+    let files = [check(STATE, &kept.state)?, check(MEMORY, &kept.memory)?];
+    // Its time says when it was used.
+    let used = File::open(place.join(RECORD)).and_then(|file| file.set_modified(SystemTime::now()));
+    used.at("remembering a template's use")?;
+    Ok(files)
+}
+
+fn read(place: &Path) -> Result<Option<Kept>, Bad> {
+    match fs::read(place.join(RECORD)) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Bad::Failed("reading a template", error)),
+    }
+}
+
+/// The caller's templates.
+pub(crate) fn list(caller: &Caller) -> Result<Vec<Template>, Bad> {
+    let entries = match fs::read_dir(folder(caller)?) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Bad::Failed("looking at the templates", error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(template) = BootKey::try_from(name) else { continue };
+        let Some(kept) = read(&entry.path())? else { continue };
+        let used = fs::metadata(entry.path().join(RECORD)).and_then(|meta| meta.modified());
+        let idle = used.ok().and_then(|used| SystemTime::now().duration_since(used).ok());
+        let idle_secs = idle.unwrap_or_default().as_secs();
+        found.push(Template { template, of: kept.of, idle_secs });
+    }
+    found.sort_by(|one, other| one.template.cmp(&other.template));
+    Ok(found)
+}
+
+/// Drops a template. Machines that started from it keep what they have open.
+pub(crate) fn drop_kept(caller: &Caller, template: &BootKey) -> Result<bool, Bad> {
+    let all = folder(caller)?;
+    let place = all.join(template.as_str());
+    if !place.exists() {
+        return Ok(false);
+    }
+    // The record goes first: what has none is no template.
+    let _ = fs::remove_file(place.join(RECORD));
+    fs::remove_dir_all(place).at("dropping a template")?;
+    // The folder goes with its last template.
+    let _ = fs::remove_dir(all);
+    Ok(true)
+}

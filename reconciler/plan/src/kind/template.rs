@@ -1,0 +1,57 @@
+//! Templates: a machine's memory from the moment in which its guest waited for an identity. A start from one skips the boot.
+//! They are kept by the first start of each kind of machine, and dropped when nothing can start from them any more.
+
+use super::View;
+use crate::action::Action;
+use crate::actual::{Actual, Seen, TemplateFact};
+use crate::plan::List;
+use banger_wire::agent::Phase;
+use banger_wire::id::Digest;
+use banger_wire::machine::BootKey;
+
+/// How many are kept.
+pub(crate) const MOST: usize = 8;
+
+/// Drops what nothing can start from, and the longest unused of too many.
+pub(crate) fn plan_templates(actual: &Actual) -> List {
+    let mut list = List::default();
+    let has = |facts: &std::collections::BTreeMap<Digest, Seen<_>>, content: &Digest| {
+        let known = |seen: &Seen<crate::actual::ArtifactFact>| match seen {
+            Seen::Present(fact) => fact.content == *content,
+            Seen::Absent => false,
+            Seen::Unknown(_) => true,
+        };
+        facts.values().any(known)
+    };
+    let mut kept: Vec<(&BootKey, &TemplateFact)> = Vec::new();
+    for (template, fact) in &actual.templates {
+        let cause = if !fact.current {
+            "the agent or the VMM is another now"
+        } else if !has(&actual.kernels, &fact.kernel) {
+            "its kernel is gone"
+        } else if !has(&actual.images, &fact.image) {
+            "its image is gone"
+        } else {
+            kept.push((template, fact));
+            continue;
+        };
+        list.push(Action::DropTemplate { template: template.clone() }, cause);
+    }
+    kept.sort_by_key(|(_, fact)| fact.idle_secs);
+    for (template, _) in kept.into_iter().skip(MOST) {
+        let cause = format!("{MOST} others were used since");
+        list.push(Action::DropTemplate { template: template.clone() }, cause);
+    }
+    list
+}
+
+/// Keeps the memory of a guest that waits, before it is anybody.
+pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
+    let waits = view.fact.guest.present().is_some_and(|guest| guest.phase == Phase::Waiting);
+    let wanted = view.fact.vmm.present().is_some_and(|vmm| vmm.lacks_template);
+    let goes_on = view.verdict.stop.is_none() && view.desired.runs();
+    if waits && wanted && goes_on && !view.desired.spec.cold {
+        let sandbox = view.desired.id.clone();
+        list.push(Action::KeepTemplate { sandbox }, "no machine like it was started before");
+    }
+}

@@ -1,0 +1,67 @@
+//! Which template is of which machine. The helper keeps them; here is what they are known by.
+
+use crate::helper::Helper;
+use banger_plan::actual::TemplateFact;
+use banger_plan::boot::{Boot, Nic};
+use banger_plan::recipe;
+use banger_wire::helper::TemplateOf;
+use banger_wire::id::Digest;
+use banger_wire::machine::{BootKey, Version};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Mutex;
+
+/// What this daemon knows of templates.
+pub(super) struct Templates {
+    /// The agent and the VMM of now.
+    programs: Digest,
+    /// Those that were tried to be kept.
+    tried: Mutex<BTreeSet<BootKey>>,
+}
+
+impl Templates {
+    pub(super) fn new(agent: &Path, version: Option<Version>) -> Self {
+        let agent = std::fs::read(agent).unwrap_or_default();
+        let mut hash = Sha256::new();
+        hash.update(format!("{version:?}"));
+        hash.update(agent);
+        Self { programs: Digest::from_bytes(&hash.finalize().into()), tried: Mutex::default() }
+    }
+
+    /// What a template of a boot's machine is known by, with the sizes of its disks: everything that its guest has seen
+    /// when it waits.
+    pub(super) fn key(&self, boot: &Boot, disks: &[u64]) -> (BootKey, TemplateOf) {
+        let of = TemplateOf {
+            kernel: boot.kernel.clone(),
+            image: boot.image.clone(),
+            programs: self.programs.clone(),
+        };
+        let machine = (boot.cpus, boot.memory, boot.nic == Nic::None, disks);
+        let digest = recipe::digest(&(&of, machine)).as_str()[..BootKey::LENGTH].to_string();
+        (BootKey::try_from(digest).expect("digests are hex digits"), of)
+    }
+
+    pub(super) fn tried(&self, key: &BootKey) {
+        self.tried.lock().expect("no holder panics").insert(key.clone());
+    }
+
+    pub(super) fn was_tried(&self, key: &BootKey) -> bool {
+        self.tried.lock().expect("no holder panics").contains(key)
+    }
+
+    /// All that there are. What cannot be told is as if it were not there: a machine then boots.
+    pub(super) fn list(&self, helper: Option<&Helper>) -> BTreeMap<BootKey, TemplateFact> {
+        let all = helper.map(Helper::templates).and_then(Result::ok).unwrap_or_default();
+        let fact = |template: banger_wire::helper::Template| {
+            let fact = TemplateFact {
+                current: template.of.programs == self.programs,
+                kernel: template.of.kernel,
+                image: template.of.image,
+                idle_secs: template.idle_secs,
+            };
+            (template.template, fact)
+        };
+        all.into_iter().map(fact).collect()
+    }
+}
