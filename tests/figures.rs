@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 #[expect(dead_code, reason = "the tests use more of it")]
 mod namespace;
+#[path = "figures/templates.rs"]
+mod templates;
 
 const ROUNDS: usize = 7;
 
@@ -15,12 +17,13 @@ const ROUNDS: usize = 7;
 fn main() {
     let named: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let all: [(&str, fn()); 5] = [
+    let all: [(&str, fn()); 6] = [
         ("plans", plans),
         ("names", names),
         ("pulls", pulls),
         ("runs", runs),
         ("workspaces", workspaces),
+        ("templates", templates::templates),
     ];
     for (name, figure) in all {
         if named.is_empty() || named.iter().any(|wanted| wanted == name) {

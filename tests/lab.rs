@@ -9,6 +9,7 @@ use banger_reconciler::drivers::sim::Sim;
 use banger_reconciler::observe::observe;
 use banger_schema::{Language, Spec, parse};
 use banger_wire::id::{InstallId, Name, SandboxId};
+use banger_wire::machine::Backend;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -51,6 +52,13 @@ impl Lab {
         let mut desired = Desired::empty(InstallId::from_bits(1));
         choose_subnet(&mut desired, |_| true);
         Self { sim, drivers, desired, now: 1_000_000 }
+    }
+
+    /// As [`Lab::new`], on a host where machines are run by Firecracker and so have templates.
+    pub(crate) fn with_firecracker() -> Self {
+        let lab = Self::new();
+        lab.sim.world().backends.default = Backend::Firecracker;
+        lab
     }
 
     pub(crate) fn want(&mut self, project: &str, spec: &Spec, consent: bool) {

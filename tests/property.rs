@@ -85,7 +85,7 @@ proptest! {
     #[test]
     fn it_converges_and_then_has_nothing_to_do(files in prop::collection::vec(bangerfile(), 1..6)) {
         let runtime = runtime();
-        let mut lab = Lab::new();
+        let mut lab = Lab::with_firecracker();
         let mut before = Spec::default();
         for text in &files {
             let now = spec(text);
@@ -115,7 +115,7 @@ proptest! {
     #[test]
     fn planning_is_deterministic(text in bangerfile()) {
         let runtime = runtime();
-        let mut lab = Lab::new();
+        let mut lab = Lab::with_firecracker();
         lab.want("p", &spec(&text), false);
         let first = Lab::show(&runtime.block_on(lab.plan()));
         prop_assert_eq!(first, Lab::show(&runtime.block_on(lab.plan())));
@@ -136,7 +136,7 @@ const STEPS: [&str; 4] = [
 fn a_crash_at_every_effect_is_survived() {
     let runtime = runtime();
     let life = |crash: Option<(u64, bool)>| {
-        let mut lab = Lab::new();
+        let mut lab = Lab::with_firecracker();
         lab.sim.world().crash_at = crash;
         let mut crashed = false;
         for text in STEPS {
@@ -189,7 +189,7 @@ fn a_crash_at_every_effect_is_survived() {
 fn one_failure_hurts_one_sandbox() {
     let runtime = runtime();
     for call in ["ensure_disk", "start", "identify", "publish"] {
-        let mut lab = Lab::new();
+        let mut lab = Lab::with_firecracker();
         lab.want("p", &spec("sandbox \"a\" { image \"debian-bookworm\"; publish 8000; }\nsandbox \"b\" { image \"debian-bookworm\"; publish 8001; }"), false);
         for _ in 0..3 {
             runtime.block_on(lab.pass());
@@ -205,7 +205,7 @@ fn one_failure_hurts_one_sandbox() {
 #[test]
 fn a_new_daemon_does_not_restart_old_guests() {
     let runtime = runtime();
-    let mut lab = Lab::new();
+    let mut lab = Lab::with_firecracker();
     lab.want("p", &spec(STEPS[0]), false);
     runtime.block_on(lab.converge());
     lab.sim.pass(100_000);
@@ -227,7 +227,7 @@ fn a_new_daemon_does_not_restart_old_guests() {
 #[test]
 fn the_unknown_is_left_alone() {
     let runtime = runtime();
-    let mut lab = Lab::new();
+    let mut lab = Lab::with_firecracker();
     lab.want("p", &spec(STEPS[0]), false);
     runtime.block_on(lab.converge());
     lab.want("p", &Spec::default(), true);
@@ -248,7 +248,7 @@ fn the_unknown_is_left_alone() {
 #[test]
 fn what_is_foreign_is_reported_and_left_alone() {
     let runtime = runtime();
-    let mut other = Lab::new();
+    let mut other = Lab::with_firecracker();
     other.want("p", &spec(STEPS[0]), false);
     runtime.block_on(other.converge());
     let (subnet, other_id) = (other.desired.subnet, banger_wire::id::InstallId::from_bits(2));

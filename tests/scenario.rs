@@ -1,6 +1,7 @@
 //! Transcripts on the simulated world, compared with `tests/golden`. `UPDATE_EXPECT=1` rewrites them.
 
 use crate::lab::{Lab, name, spec};
+use banger_wire::machine::Backend;
 use std::path::Path;
 
 /// One line of a script.
@@ -19,6 +20,8 @@ enum Do<'a> {
     AlterRules,
     DropTap(&'a str),
     NoNetwork(&'a str),
+    Firecracker(bool),
+    Moved,
 }
 
 async fn play(script: &[Do<'_>]) -> String {
@@ -85,6 +88,26 @@ async fn play(script: &[Do<'_>]) -> String {
             Do::NoNetwork(why) => {
                 lab.sim.world().no_network = Some((*why).to_string());
                 out.push_str(&format!("=== the host cannot: {why}\n"));
+            }
+            Do::Firecracker(there) => {
+                let mut world = lab.sim.world();
+                let why = "it is not there".to_string();
+                world.backends.missing.clear();
+                world.backends.default = Backend::Qemu;
+                if *there {
+                    world.backends.default = Backend::Firecracker;
+                } else {
+                    world.backends.missing.insert(Backend::Firecracker, why);
+                }
+                drop(world);
+                let has = if *there { "has" } else { "has no" };
+                out.push_str(&format!("=== the host {has} Firecracker\n"));
+            }
+            Do::Moved => {
+                for fact in lab.sim.world().templates.values_mut() {
+                    fact.current = false;
+                }
+                out.push_str("=== the agent is another\n");
             }
             Do::ClosePorts => {
                 lab.sim.world().ports.clear();
@@ -359,6 +382,42 @@ fn a_workspace_is_shipped_once_for_each_disk() {
             Do::Tick,
             Do::Tick,
             Do::ApplyWithConsent(&with("debian-trixie")),
+            Do::Converge,
+        ],
+    );
+}
+
+/// The first start of a kind keeps a template, others like it do not; it goes when the agent moves. A running sandbox
+/// stays with its VMM when the host's choice changes, and one that insists waits with the reason.
+#[test]
+fn templates_and_backends() {
+    let two = "sandbox \"web\" { image \"debian-bookworm\"; }\nsandbox \"db\" { image \"debian-bookworm\"; after \"web\"; }";
+    let insists = "sandbox \"web\" { image \"debian-bookworm\"; vmm \"firecracker\"; }";
+    let other = "sandbox \"web\" { image \"debian-bookworm\"; vmm \"qemu\"; }";
+    check(
+        "templates",
+        &[
+            Do::Firecracker(true),
+            Do::Apply(two),
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::Tick,
+            Do::Converge,
+            Do::Moved,
+            Do::Tick,
+            Do::Firecracker(false),
+            Do::Tick,
+            Do::KillVmm("db"),
+            Do::Tick,
+            Do::Converge,
+            Do::ApplyWithConsent(insists),
+            Do::Tick,
+            Do::KillVmm("web"),
+            Do::Tick,
+            Do::ApplyWithConsent(other),
+            Do::Tick,
             Do::Converge,
         ],
     );

@@ -194,11 +194,13 @@ fn every_test_file_is_wired_in() {
     let inner = ["archives", "end_to_end", "registry", "returns"]
         .map(|name| read(&format!("tests/{name}/mod.rs")))
         .concat();
+    let figures = read("tests/figures.rs");
     for (path, _) in sources("tests") {
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let known = ["all", "lib", "figures", "mod"].contains(&name.as_str());
-        let wired =
-            all.contains(&format!("mod {name};")) || inner.contains(&format!("mod {name};"));
+        let wired = all.contains(&format!("mod {name};"))
+            || inner.contains(&format!("mod {name};"))
+            || figures.contains(&format!("mod {name};"));
         assert!(known || wired, "{} is in no test binary", path.display());
     }
 }

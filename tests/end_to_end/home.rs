@@ -253,6 +253,8 @@ impl Home {
 
     /// Waits until something is so.
     pub(crate) fn wait(&self, what: &str, limit: Duration, mut so: impl FnMut(&Self) -> bool) {
+        // A guest whose kernel is emulated, as where KVM cannot run a stock one, takes its time.
+        let limit = if kernel_of_this_host().is_some() { limit * 6 } else { limit };
         let start = Instant::now();
         while !so(self) {
             assert!(start.elapsed() < limit, "{what} did not come in {limit:?}\n{}", self.log());
@@ -414,8 +416,13 @@ impl Drop for Home {
 }
 
 /// The folder of a kernel (`vmlinux`, `cmdline`) that Firecracker can run on a host whose KVM cannot run a stock one.
-fn kernel_of_this_host() -> Option<PathBuf> {
+pub(crate) fn kernel_of_this_host() -> Option<PathBuf> {
     firecracker().then(|| std::env::var_os("BANGER_TEST_KERNEL").map(PathBuf::from)).flatten()
+}
+
+/// The processes of one machine.
+pub(crate) fn each() -> usize {
+    if firecracker() { 1 } else { 2 }
 }
 
 /// Whether guests are run by Firecracker in this test run.

@@ -4,6 +4,8 @@ mod bad_input;
 mod crash;
 mod data;
 mod example;
+mod faults;
+mod firecracker;
 pub(crate) mod home;
 mod init;
 mod kernel;

@@ -3,6 +3,7 @@
 pub(crate) mod workspace;
 
 use banger_wire::id::Name;
+use banger_wire::machine::Backend;
 use banger_wire::net::Egress;
 use banger_wire::size::Mib;
 use clap::{Args, Parser, Subcommand};
@@ -257,6 +258,12 @@ pub(crate) struct Shape {
     /// What its service begins with, instead of the image's own; "" for nothing
     #[arg(long, value_name = "WORD")]
     pub(crate) entrypoint: Vec<String>,
+    /// What runs it: firecracker or qemu; what the host runs best if not given
+    #[arg(long, value_parser = backend)]
+    pub(crate) vmm: Option<Backend>,
+    /// Boot it, even where it could start from the memory of one that booted before
+    #[arg(long)]
+    pub(crate) cold: bool,
     /// Processors
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub(crate) cpus: Option<u8>,
@@ -476,6 +483,10 @@ fn picture(text: &str) -> Result<Picture, String> {
 
 fn size(text: &str) -> Result<Mib, String> {
     Mib::parse(text).map_err(|error| error.rule)
+}
+
+fn backend(text: &str) -> Result<Backend, String> {
+    Backend::parse(text).ok_or_else(|| "firecracker or qemu".to_string())
 }
 
 fn egress(text: &str) -> Result<Egress, String> {

@@ -142,6 +142,7 @@ async fn edit(
 pub(super) fn shaped(shape: &Shape) -> SandboxSpec {
     let mut spec = SandboxSpec::new(shape.image.name());
     spec.kernel = shape.kernel.clone();
+    (spec.vmm, spec.cold) = (shape.vmm, shape.cold);
     spec.cpus = shape.cpus.unwrap_or(spec.cpus);
     spec.memory = shape.memory.unwrap_or(spec.memory);
     spec.disk = shape.disk.unwrap_or(spec.disk);

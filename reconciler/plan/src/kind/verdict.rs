@@ -87,17 +87,19 @@ pub(super) fn decide(
     verdict
 }
 
-/// What runs it: what the file says; else what runs it already, for nobody wants a restart because the host has learned
+/// What runs it: what the file says; else what runs it already, or ran it last, for nobody wants a restart because the host has learned
 /// something; else what the host runs best.
 fn backend(
     sandbox: &DesiredSandbox,
     fact: &SandboxFact,
     actual: &Actual,
 ) -> Result<Backend, String> {
-    let run = fact.run.present().and_then(|run| run.boot.as_ref());
-    let running = run.filter(|_| fact.vmm.present().is_some()).map(|boot| boot.backend);
-    let wanted = sandbox.spec.vmm.or(running).unwrap_or(actual.backends.default);
-    match actual.backends.missing.get(&wanted).filter(|_| running != Some(wanted)) {
+    let missing = &actual.backends.missing;
+    let ran = fact.run.present().and_then(|run| run.boot.as_ref()).map(|boot| boot.backend);
+    let running = ran.filter(|_| fact.vmm.present().is_some());
+    let stays = ran.filter(|ran| running.is_some() || !missing.contains_key(ran));
+    let wanted = sandbox.spec.vmm.or(stays).unwrap_or(actual.backends.default);
+    match missing.get(&wanted).filter(|_| running != Some(wanted)) {
         Some(why) => Err(format!("{wanted} cannot run it here: {why}")),
         None => Ok(wanted),
     }
