@@ -2,7 +2,7 @@
 //!
 //! The "internet", the "LAN" and the "metadata service" are a namespace of the test's own with those addresses.
 
-use super::home::{Home, NET_IMAGE, can_run};
+use super::home::{Home, NET_IMAGE, can_run, each};
 use crate::namespace::Namespace;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -539,7 +539,7 @@ fn twenty_sandboxes_leave_nothing_of_the_network() {
         .collect();
     home.write(&format!("{}{file}", super::home::IMAGE));
     home.ok(&["apply"]);
-    assert_eq!(home.guests().len(), 40);
+    assert_eq!(home.guests().len(), 20 * each());
     let addresses: std::collections::BTreeSet<String> =
         (0..20).map(|n| address(&home, &format!("s{n}"))).collect();
     assert_eq!(addresses.len(), 20);

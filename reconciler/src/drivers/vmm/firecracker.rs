@@ -339,3 +339,6 @@ pub(super) async fn write_down(helper: &Helper, id: &SandboxId) -> Result<(), Fa
     api.set_running(true).await?;
     written
 }
+
+#[cfg(test)]
+mod tests;

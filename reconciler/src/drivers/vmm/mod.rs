@@ -21,7 +21,7 @@ use banger_plan::actual::{Backends, RunFact, Seen, TemplateFact, VmmFact};
 use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
 use banger_wire::derive::Role;
-use banger_wire::helper::{Jailed, Line, TemplateOf};
+use banger_wire::helper::{Jailed, Line, Started, TemplateOf};
 use banger_wire::id::{InstallId, SandboxId};
 use banger_wire::machine::{Backend, BootKey, KernelWords, Machine, Version};
 use ring::Rings;
@@ -207,10 +207,11 @@ impl Processes {
     }
 
     /// Wakes the loop when a process ends, once per process. What it is taken hold of by is opened first.
-    fn watch(&self, id: &SandboxId, pid: u32, hold: impl FnOnce() -> Option<Held>) {
+    /// Whether it is new to this daemon.
+    fn watch(&self, id: &SandboxId, pid: u32, hold: impl FnOnce() -> Option<Held>) -> bool {
         let key = (id.clone(), pid);
         if !self.watched.lock().expect("no holder panics").insert(key.clone()) {
-            return;
+            return false;
         }
         let held = hold();
         let (wakes, watched) = (self.wakes.clone(), self.watched.clone());
@@ -225,6 +226,25 @@ impl Processes {
                 return;
             }
             let _ = wakes.send(Wake::Vmm(key.0));
+        });
+        true
+    }
+
+    /// Lets a Firecracker go on that a daemon before this one may have left standing still, while it was written down.
+    fn go_on(&self, jail: &Jailed) {
+        let is = |started: &Started| started.backend == Backend::Firecracker;
+        let was_started = self.folders.vm(&jail.sandbox).join(STARTED).exists();
+        let (true, true, Some(helper)) =
+            (was_started, jail.started.as_ref().is_some_and(is), self.helper.clone())
+        else {
+            return;
+        };
+        let id = jail.sandbox.clone();
+        tokio::spawn(async move {
+            // To one that runs it is nothing new.
+            if let Ok(mut api) = firecracker::Api::open(&helper, &id).await {
+                let _ = api.set_running(true).await;
+            }
         });
     }
 
@@ -400,7 +420,9 @@ impl Vmm for Processes {
             for process in &jail.living {
                 let line = if process.vsock { Line::Vsock } else { Line::Vmm };
                 let open = || self.helper.as_ref()?.open(&jail.sandbox, line).ok().map(Held::by);
-                self.watch(&jail.sandbox, process.pid, open);
+                if self.watch(&jail.sandbox, process.pid, open) {
+                    self.go_on(jail);
+                }
             }
         }
         let kept = self.templates().await;
