@@ -134,7 +134,7 @@ pub(crate) fn create(
     let lock = lock.at("opening the lock of jails")?;
     // Two helpers must not give out one user twice.
     flock(&lock, FlockOperation::LockExclusive).at("locking the jails")?;
-    if list(caller)?.len() >= MAX {
+    if count(&base, caller.uid) >= MAX {
         return Err(Bad::Refused("there are too many jails"));
     }
     let folder = of_caller(caller)?.join(sandbox.as_str());
@@ -161,11 +161,23 @@ pub(crate) fn create(
     Ok((Jail { folder, record: Some(record.clone()) }, record))
 }
 
+/// What is in a folder.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// How many jails an owner has: it may call its installations what it likes.
+fn count(base: &Path, uid: u32) -> usize {
+    let own = format!("{uid}-");
+    let is_own = |folder: &PathBuf| {
+        folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&own))
+    };
+    below(base).into_iter().filter(is_own).map(|folder| below(&folder).len()).sum()
+}
+
 /// Every jail's record on this host, whoever owns it.
 fn records(base: &Path) -> Vec<Record> {
-    let folders =
-        |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
-    let jails = folders(base).flat_map(|owner| folders(&owner).collect::<Vec<_>>());
+    let jails = below(base).into_iter().flat_map(|owner| below(&owner));
     jails
         .filter_map(|jail| serde_json::from_slice(&fs::read(jail.join(RECORD)).ok()?).ok())
         .collect()
