@@ -126,6 +126,15 @@ fn limit(folder: &Path, controller: Controller, machine: &Machine) -> Result<(),
     }
 }
 
+/// Whether processes are in a sandbox's cgroup. Without a jail they are another installation's of the same owner.
+pub(crate) fn is_taken(uid: u32, sandbox: &SandboxId) -> Result<bool, Bad> {
+    if hierarchy().is_none() {
+        return Ok(false);
+    }
+    let (_, _, own) = folders(uid, sandbox)?;
+    Ok(own.exists() && !members(&own)?.is_empty())
+}
+
 /// Ends every process in a sandbox's cgroup and removes it. Returns whether there was one.
 pub(crate) fn remove(uid: u32, sandbox: &SandboxId) -> Result<bool, Bad> {
     if hierarchy().is_none() {

@@ -8,8 +8,12 @@ use banger_wire::id::SandboxId;
 
 pub(crate) fn run(sandbox: &SandboxId, caller: &Caller) -> Answer {
     let jail = jail::find(caller, sandbox)?;
-    if let Some(jail) = &jail {
-        jail::end(jail)?;
+    match &jail {
+        Some(jail) => {
+            jail::end(jail)?;
+        }
+        None if cgroup::is_taken(caller.uid, sandbox)? => return Ok(Reply::Unchanged),
+        None => {}
     }
     let had_cgroup = cgroup::remove(caller.uid, sandbox)?;
     if let Some(jail) = &jail {

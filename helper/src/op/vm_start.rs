@@ -44,6 +44,9 @@ pub(crate) fn run(
     if machine.card == Card::Tap && link::own(&netlink, caller, Some(sandbox))?.is_none() {
         return Err(Bad::Refused("there is no tap"));
     }
+    if cgroup::is_taken(caller.uid, sandbox)? {
+        return Err(Bad::Refused("a machine of that id is there already"));
+    }
     let kept = match &machine.template {
         Some(key) => Some(template::open_kept(caller, key, machine)?),
         None => None,
