@@ -4,15 +4,18 @@
 use crate::namespace::Namespace;
 use banger_wire::helper::{PROTOCOL, Reply, Request};
 use banger_wire::id::{InstallId, SandboxId};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, recv, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use std::io::IoSlice;
+use rustix::process::Uid;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 pub(crate) struct Helper {
     socket: OwnedFd,
@@ -31,56 +34,132 @@ pub(crate) fn install() -> InstallId {
 
 /// As [`start`], in a network namespace.
 pub(crate) fn start_in(namespace: Option<&Namespace>) -> Option<Helper> {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug");
-    let folder = std::env::var_os("BANGER_PROGRAMS").map_or(built, PathBuf::from);
-    let program = folder.join("banger-helper");
-    if !program.is_file() || !nix::unistd::geteuid().is_root() {
-        assert!(
-            std::env::var_os("BANGER_REQUIRE_ALL").is_none(),
-            "root and {} are needed",
-            program.display()
-        );
-        eprintln!("SKIPPED: root and {} are needed", program.display());
-        return None;
-    }
-    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-    let (socket, theirs) = pair.expect("a socket");
-    let mut command = match namespace {
+    let program = program()?;
+    let command = match namespace {
         Some(namespace) => namespace.command(&program),
         None => Command::new(&program),
     };
+    Some(spawn(command, 0))
+}
+
+/// The helper of a user's daemon, with jails in a folder of the test's own. The words in front are a program that runs it.
+pub(crate) fn start_for(
+    owner: u32,
+    jails: &Path,
+    namespace: &Namespace,
+    front: &[&str],
+) -> Option<Helper> {
+    let program = program()?;
+    let mut words = front.iter().map(PathBuf::from).chain([program]);
+    let mut command = namespace.command(words.next().expect("a program"));
+    let found = |name: &str| {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let mut files = std::env::split_paths(&folders).map(|folder| folder.join(name));
+        files.find(|file| file.is_file()).expect("it was looked for")
+    };
+    command
+        .args(words)
+        .env_clear()
+        .env("BANGER_JAILS", jails)
+        .env("BANGER_QEMU", found("qemu-system-x86_64"))
+        .env("BANGER_VSOCK", found("vhost-device-vsock"));
+    Some(spawn(command, owner))
+}
+
+fn program() -> Option<PathBuf> {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug");
+    let folder = std::env::var_os("BANGER_PROGRAMS").map_or(built, PathBuf::from);
+    let program = folder.join("banger-helper");
+    if program.is_file() && nix::unistd::geteuid().is_root() {
+        return Some(program);
+    }
+    let what = format!("root and {} are needed", program.display());
+    assert!(std::env::var_os("BANGER_REQUIRE_ALL").is_none(), "{what}");
+    eprintln!("SKIPPED: {what}");
+    None
+}
+
+/// Two ends that this user made, as the kernel tells whoever asks.
+fn pair(owner: u32) -> (OwnedFd, OwnedFd) {
+    let make = move || {
+        // Of this thread alone, which then ends.
+        rustix::thread::set_thread_res_uid(None, Uid::from_raw(owner), None).expect("a user");
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+    };
+    std::thread::spawn(make).join().expect("a thread").expect("a socket")
+}
+
+fn spawn(mut command: Command, owner: u32) -> Helper {
+    let (socket, theirs) = pair(owner);
+    set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_secs(60))).expect("a limit");
     let child = command
-        .env("PATH", "/usr/bin:/bin")
+        .env("PATH", "/usr/bin:/bin:/usr/sbin")
         .stdin(Stdio::from(theirs))
         .stderr(Stdio::null())
         .spawn();
-    Some(Helper { socket, child: child.expect("starts") })
+    Helper { socket, child: child.expect("starts") }
 }
 
 impl Helper {
     fn raw(&self, bytes: &[u8], descriptors: &[&OwnedFd]) -> Option<Reply> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let borrowed: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
-        if !borrowed.is_empty() {
-            ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
+        self.say(bytes, &borrowed).map(|(reply, _)| reply)
+    }
+
+    /// Says something; the answer and what came with it. None when it hung up instead.
+    pub(crate) fn say(
+        &self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Option<(Reply, Option<OwnedFd>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
         }
-        sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).ok()?;
+        sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+            .expect("it listens");
         let mut answer = vec![0; 64 << 10];
-        let (_, count) = recv(&self.socket, &mut answer[..], RecvFlags::empty()).ok()?;
-        serde_json::from_slice(&answer[..count]).ok()
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(&mut answer)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let count = match recvmsg(&self.socket, &mut slices, &mut ancillary, flags) {
+            Ok(message) => message.bytes,
+            Err(rustix::io::Errno::CONNRESET) => 0,
+            Err(error) => panic!("no answer: {error}"),
+        };
+        let descriptors = ancillary.drain().filter_map(|part| {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = part {
+                Some(descriptors)
+            } else {
+                None
+            }
+        });
+        let descriptor = descriptors.flatten().next();
+        (count > 0)
+            .then(|| (serde_json::from_slice(&answer[..count]).expect("an answer"), descriptor))
     }
 
     pub(crate) fn ask(&self, request: &Request, descriptors: &[&OwnedFd]) -> Reply {
         self.raw(&serde_json::to_vec(request).expect("encodes"), descriptors).expect("an answer")
     }
 
-    pub(crate) fn agreed(self) -> Self {
-        assert_eq!(
-            self.ask(&Request::Hello { version: PROTOCOL, install: install() }, &[]),
-            Reply::Hello { version: PROTOCOL }
-        );
+    /// Hangs up and waits for its end.
+    pub(crate) fn hang_up(mut self) {
+        rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).expect("hangs up");
+        self.child.wait().expect("ends");
+    }
+
+    /// As an installation.
+    pub(crate) fn hello(self, install: &InstallId) -> Self {
+        let hello = Request::Hello { version: PROTOCOL, install: install.clone() };
+        assert_eq!(self.ask(&hello, &[]), Reply::Hello { version: PROTOCOL });
         self
+    }
+
+    pub(crate) fn agreed(self) -> Self {
+        self.hello(&install())
     }
 }
 

@@ -5,6 +5,7 @@
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 /// One namespace.
@@ -50,6 +51,22 @@ impl Namespace {
             });
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// The processes in it, by number and name.
+    pub(crate) fn processes(&self) -> Vec<(i32, String)> {
+        let own = self.0.metadata().expect("there");
+        let inside = |path: &std::path::Path| {
+            std::fs::metadata(path.join("ns/net"))
+                .is_ok_and(|meta| (meta.dev(), meta.ino()) == (own.dev(), own.ino()))
+        };
+        let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let found = entries.filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+            inside(&entry.path()).then(|| (pid, name.trim().to_string()))
+        });
+        found.collect()
     }
 
     /// A cable to another namespace: this end has this name and address, the other its own.

@@ -118,6 +118,34 @@ fn the_helper_is_small() {
     }
     let lines: usize = sources("helper/src").iter().map(|(_, text)| text.lines().count()).sum();
     assert!(lines <= 4000, "{lines} lines");
+    let sys: usize = sources("helper/src/sys").iter().map(|(_, text)| text.lines().count()).sum();
+    assert!((1..=400).contains(&sys), "{sys} lines");
+}
+
+/// What the helper is asked and what its table says it does are one list.
+#[test]
+fn the_helpers_table_has_a_row_for_each_request() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).expect("text");
+    let (wire, table) = (read("schema/wire/src/helper.rs"), read("helper/src/table.rs"));
+    let after = wire.split_once("pub enum Request {").expect("the requests").1;
+    let body = after.split_once("\n}").expect("an end").0;
+    let variants = body.lines().filter_map(|line| {
+        let name = line.strip_prefix("    ")?.split_once(" {")?.0;
+        name.starts_with(|first: char| first.is_ascii_uppercase()).then_some(name)
+    });
+    let kebab = |name: &str| {
+        let lower = |letter: char| {
+            let dash = if letter.is_ascii_uppercase() { "-" } else { "" };
+            format!("{dash}{}", letter.to_ascii_lowercase())
+        };
+        name.chars().map(lower).collect::<String>().trim_start_matches('-').to_string()
+    };
+    let variants: Vec<String> = variants.map(kebab).collect();
+    let rows = table.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(' ').next());
+    let rows: Vec<String> = rows.skip(1).map(String::from).collect();
+    let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(set(&variants), set(&rows));
+    assert_eq!((variants.len(), rows.len()), (16, 16), "each once; another needs two reviewers");
 }
 
 #[test]
