@@ -73,6 +73,9 @@ fn become_it(launch: &Launch) -> io::Result<std::convert::Infallible> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     if launch.user.is_some() {
         mount_bind(&launch.root, &launch.root)?;
+        // Nothing that is written in it can be run. It has devices.
+        let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NOEXEC;
+        mount_remount(&launch.root, flags, "")?;
     }
     for (mount, tree) in trees {
         let place = launch.root.join(&mount.name);
