@@ -9,6 +9,7 @@ mod firecracker;
 pub(crate) mod home;
 mod hostile_daemon;
 mod init;
+mod jail;
 mod kernel;
 mod network;
 mod oci;
