@@ -8,6 +8,7 @@ use banger_wire::helper::{Line, Reply, Request};
 use banger_wire::id::{InstallId, SandboxId};
 use banger_wire::machine::{AGENT, CONSOLE_SOCKET, LOG};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat, symlinkat};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -310,11 +311,28 @@ fn a_machine_lives_in_a_jail_of_its_own() {
     home.assert_nothing_left();
 }
 
-fn kill_helper(home: &Home) {
-    let found = home.processes().into_iter().find(|(_, name)| name == "banger-helper");
-    if let Some((pid, _)) = found {
-        kill(pid, Signal::SIGKILL).expect("kills");
+/// The helper of a home's daemon, which starts it when it has something to ask.
+fn helper_process(home: &Home) -> Pid {
+    let find = |home: &Home| {
+        let all = home.namespace().processes().into_iter();
+        all.filter(|(_, name)| name == "banger-helper").map(|(pid, _)| Pid::from_raw(pid)).next()
+    };
+    home.wait("a helper", Duration::from_secs(20), |home| find(home).is_some());
+    find(home).expect("it stays")
+}
+
+/// Begins to apply what is written, and kills the helper so many milliseconds after there are so many jails.
+fn apply_and_kill(home: &Home, jails: usize, moment: u64) {
+    let helper = helper_process(home);
+    let mut client = home.command(&["apply", "--yes"]);
+    let mut client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
+    while home.jails().len() != jails && client.try_wait().expect("asks").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
     }
+    std::thread::sleep(Duration::from_millis(moment));
+    kill(helper, Signal::SIGKILL).expect("kills");
+    client.wait().expect("ends");
+    home.ok(&["apply", "--yes"]);
 }
 
 #[test]
@@ -325,32 +343,26 @@ fn a_killed_helper_is_no_harm_to_a_guest() {
     let home = home(ONE);
     let boot = home.boot_id("a");
     for _ in 0..3 {
-        kill_helper(&home);
-        assert_eq!(home.ok(&["vm", "exec", "a", "--", "echo", "works"]), "works\n");
+        kill(helper_process(&home), Signal::SIGKILL).expect("kills");
+        // One question finds nobody there; the next has a new helper.
+        home.wait("a guest that answers", Duration::from_secs(20), |home| {
+            home.banger(&["vm", "exec", "a", "--", "echo", "works"]).out == "works\n"
+        });
         assert_eq!(home.boot_id("a"), boot);
     }
     assert_eq!(home.guests().len(), 2, "{:?}", home.guests());
-    // While a second machine starts, and while it goes.
-    for moment in [60, 250, 700] {
+    // While a second machine starts: its jail is there, then a process, then both. And while it goes.
+    for moment in [0, 10, 25, 60] {
         home.write(&format!("{IMAGE}{ONE}{OTHER}"));
-        let mut client = home.command(&["apply"]);
-        let client = client.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut client = client.spawn().expect("runs");
-        std::thread::sleep(Duration::from_millis(moment));
-        kill_helper(&home);
-        client.wait().expect("ends");
-        home.ok(&["apply"]);
+        apply_and_kill(&home, 2, moment);
         assert_eq!(home.guests().len(), 4, "{:?}", home.guests());
         assert_eq!((home.jails().len(), home.boot_id("a")), (2, boot.clone()));
         home.write(&format!("{IMAGE}{ONE}"));
-        let mut client = home.command(&["apply", "--yes"]);
-        let mut client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
-        std::thread::sleep(Duration::from_millis(moment));
-        kill_helper(&home);
-        client.wait().expect("ends");
-        home.ok(&["apply", "--yes"]);
+        apply_and_kill(&home, 1, moment);
+        assert_eq!(home.guests().len(), 2, "{:?}", home.guests());
         assert_eq!((home.jails().len(), home.boot_id("a")), (1, boot.clone()));
     }
+    assert!(home.log().contains("the helper is gone"), "none was killed while it was asked");
     home.ok(&["destroy", "--yes"]);
     home.assert_nothing_left();
 }
