@@ -57,7 +57,13 @@ impl Drop for Connection {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         // One that does not answer does not end either.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        for _ in 0..100 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        tracing::warn!("the helper does not end: it waits for a disk");
     }
 }
 

@@ -3,11 +3,15 @@
 use super::Jail;
 use crate::answer::{At, Bad};
 use banger_wire::derive::MARK;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -41,37 +45,79 @@ pub(crate) struct Inside {
     pub(crate) secs: u64,
 }
 
-/// Every living process of a jail.
-pub(crate) fn inside(jail: &Jail) -> Result<Vec<Inside>, Bad> {
-    let Some((root, _)) = jail.root() else { return Ok(Vec::new()) };
-    let root = match fs::metadata(&root) {
-        Ok(meta) => (meta.dev(), meta.ino()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Bad::Failed("looking at a jail", error)),
-    };
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").at("looking at processes")? {
-        let entry = entry.at("looking at processes")?;
-        let pid =
-            entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        let Some(pid) = pid else { continue };
-        let path = entry.path();
-        if !is_inside(&path, root) {
-            continue;
+/// Every process of the host, by the place that is its root.
+pub(crate) struct Census(BTreeMap<(u64, u64), Vec<Pid>>);
+
+impl Census {
+    /// Looks at all processes once.
+    pub(crate) fn take() -> Result<Self, Bad> {
+        let mut roots: BTreeMap<(u64, u64), Vec<Pid>> = BTreeMap::new();
+        for entry in fs::read_dir("/proc").at("looking at processes")? {
+            let entry = entry.at("looking at processes")?;
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            let Some(pid) = pid else { continue };
+            if let Some(root) = root_of(&entry.path())? {
+                roots.entry(root).or_default().push(pid);
+            }
         }
-        // Held, then looked at again: the number may be another's by now.
-        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-        if is_inside(&path, root) {
-            let number = pid.as_raw_nonzero().get().unsigned_abs();
-            found.push(Inside { pid: number, pidfd, role: role(&path), secs: age(&path) });
-        }
+        Ok(Self(roots))
     }
-    Ok(found)
+
+    /// Every living process of a jail.
+    pub(crate) fn inside(&self, jail: &Jail) -> Result<Vec<Inside>, Bad> {
+        let Some((root, _)) = jail.root() else { return Ok(Vec::new()) };
+        let root = match fs::metadata(&root) {
+            Ok(meta) => (meta.dev(), meta.ino()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Bad::Failed("looking at a jail", error)),
+        };
+        let mut found = Vec::new();
+        for pid in self.0.get(&root).map_or(&[][..], Vec::as_slice) {
+            let number = pid.as_raw_nonzero().get().unsigned_abs();
+            let path = PathBuf::from(format!("/proc/{number}"));
+            // Held, then looked at again: the number may be another's by now.
+            let pidfd = match pidfd_open(*pid, PidfdFlags::empty()) {
+                Ok(pidfd) => pidfd,
+                Err(Errno::SRCH) => continue,
+                Err(error) => return Err(Bad::Failed("holding a process", error.into())),
+            };
+            if root_of(&path)? == Some(root) {
+                found.push(Inside { pid: number, pidfd, role: role(&path), secs: age(&path) });
+            }
+        }
+        Ok(found)
+    }
 }
 
-/// A zombie has no root any more.
-fn is_inside(process: &Path, root: (u64, u64)) -> bool {
-    fs::metadata(process.join("root")).is_ok_and(|meta| (meta.dev(), meta.ino()) == root)
+/// Every living process of a jail.
+pub(crate) fn inside(jail: &Jail) -> Result<Vec<Inside>, Bad> {
+    Census::take()?.inside(jail)
+}
+
+/// The place that is a process's root. None when it is gone. A first thread that ended has none, but the others of its
+/// process may still be there.
+fn root_of(process: &Path) -> Result<Option<(u64, u64)>, Bad> {
+    const ESRCH: i32 = 3;
+    let root = |thread: &Path| match fs::metadata(thread.join("root")) {
+        Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
+        Err(error)
+            if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH) =>
+        {
+            Ok(None)
+        }
+        // It says nothing about a process that it cannot be looked at.
+        Err(error) => Err(Bad::Failed("looking at a process", error)),
+    };
+    if let Some(found) = root(process)? {
+        return Ok(Some(found));
+    }
+    for thread in fs::read_dir(process.join("task")).into_iter().flatten().flatten() {
+        if let Some(found) = root(&thread.path())? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 fn role(process: &Path) -> Role {
@@ -97,19 +143,29 @@ fn age(process: &Path) -> u64 {
 /// Kills every process of a jail and waits until none is left. Returns whether there was any.
 pub(crate) fn end(jail: &Jail) -> Result<bool, Bad> {
     let (start, mut any) = (Instant::now(), false);
+    let mut killed: Vec<Inside> = Vec::new();
     loop {
         let left = inside(jail)?;
-        if left.is_empty() {
-            return Ok(any);
-        }
-        any = true;
+        any |= !left.is_empty();
         for process in &left {
             // One that ended meanwhile needs no signal.
             let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
+        }
+        killed.extend(left);
+        // A process is gone when all of its threads are, which its descriptor tells: until then it has its files open.
+        killed.retain(|process| is_alive(&process.pidfd));
+        if killed.is_empty() && inside(jail)?.is_empty() {
+            return Ok(any);
         }
         if start.elapsed() > PATIENCE {
             return Err(Bad::Refused("a process in its jail does not end"));
         }
         sleep(Duration::from_millis(5));
     }
+}
+
+fn is_alive(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut fds, Some(&now)), Ok(0))
 }

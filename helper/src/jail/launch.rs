@@ -5,7 +5,7 @@ use crate::sys;
 use rustix::fs::{CWD, Mode};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_bind,
-    mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree, unmount,
+    mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 use rustix::process::{Resource, Rlimit, chdir, pivot_root, setrlimit, umask};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,9 @@ use std::process::Command;
 
 /// The word by which the helper starts itself for this.
 pub(crate) const ARGUMENT: &str = "launch";
+
+/// The most threads of a jail's user.
+const MOST_THREADS: u64 = 256;
 
 /// A file that appears in the jail.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -87,11 +90,13 @@ fn become_it(launch: &Launch) -> io::Result<std::convert::Infallible> {
     }
     for folder in &launch.system {
         let place = launch.root.join(folder.strip_prefix("/").unwrap_or(folder));
-        mount_bind_recursive(folder, &place)?;
+        // Not what is mounted below: it would keep its own flags.
+        mount_bind(folder, &place)?;
         let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
         mount_remount(&place, flags, "")?;
     }
     limit(Resource::Core, 0)?;
+    limit(Resource::Nproc, MOST_THREADS)?;
     limit(Resource::Nofile, 1024)?;
     limit(Resource::Fsize, launch.largest)?;
     let mut command = Command::new(&launch.program);

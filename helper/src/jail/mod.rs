@@ -13,7 +13,7 @@ mod way;
 
 pub(crate) use clear::clear;
 pub(crate) use furnish::Furnish;
-pub(crate) use inside::{Role, end, inside};
+pub(crate) use inside::{Census, Role, end, inside};
 pub(crate) use launch::{ARGUMENT, Launch, Mount, run as launched};
 pub(crate) use own::lend;
 pub(crate) use way::{connect, read_end};
@@ -94,7 +94,8 @@ pub(crate) fn find(caller: &Caller, sandbox: &SandboxId) -> Result<Option<Jail>,
         Err(error) => return Err(Bad::Failed("looking at a jail", error)),
     }
     let record = match fs::read(folder.join(RECORD)) {
-        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+        // One that cannot be read says nothing about who lives there.
+        Ok(bytes) => Some(serde_json::from_slice(&bytes).at("reading a jail's record")?),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(Bad::Failed("reading a jail's record", error)),
     };
@@ -115,8 +116,10 @@ pub(crate) fn list(caller: &Caller) -> Result<Vec<SandboxId>, Bad> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Bad::Failed("looking at the jails", error)),
     };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut found: Vec<SandboxId> = names.filter_map(|name| SandboxId::new(name).ok()).collect();
+    let names = entries.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+    let names = names.collect::<std::io::Result<Vec<_>>>().at("looking at the jails")?;
+    let mut found: Vec<SandboxId> =
+        names.into_iter().filter_map(|name| SandboxId::new(name).ok()).collect();
     found.sort();
     Ok(found)
 }

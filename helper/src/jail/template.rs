@@ -77,8 +77,9 @@ pub(crate) fn keep(
     let make_of = record.make.clone().ok_or(Bad::Refused("that machine has no memory to keep"))?;
     let all = folder(caller)?;
     let place = all.join(template.as_str());
-    let new = !place.exists();
+    let new = read(&place)?.is_none();
     if new {
+        sweep(&all)?;
         if list(caller)?.len() >= MAX_TEMPLATES {
             return Err(Bad::Refused("there are too many templates"));
         }
@@ -92,8 +93,11 @@ pub(crate) fn keep(
         if metas.0.len() > MAX_STATE || metas.1.len() != size {
             return Err(Bad::Refused("what was written down is not a machine of that size"));
         }
+        let space = rustix::fs::statvfs(root).at("looking at the space that is left")?;
+        if space.f_bavail.saturating_mul(space.f_frsize) < size.saturating_mul(2) {
+            return Err(Bad::Refused("there is too little space for a template"));
+        }
         let beside = all.join(format!("{}.new", template.as_str()));
-        let _ = fs::remove_dir_all(&beside);
         make(&beside)?;
         let state = copy(&state, &beside.join(STATE), metas.0.len())?;
         let memory = copy(&memory, &beside.join(MEMORY), size)?;
@@ -196,6 +200,17 @@ pub(crate) fn open_kept(
     let used = File::open(place.join(RECORD)).and_then(|file| file.set_modified(SystemTime::now()));
     used.at("remembering a template's use")?;
     Ok(files)
+}
+
+/// Removes what is half made or half dropped.
+fn sweep(all: &Path) -> Result<(), Bad> {
+    for entry in fs::read_dir(all).into_iter().flatten() {
+        let path = entry.at("looking at the templates")?.path();
+        if path.extension().is_some() || read(&path)?.is_none() {
+            fs::remove_dir_all(path).at("removing half a template")?;
+        }
+    }
+    Ok(())
 }
 
 fn read(place: &Path) -> Result<Option<Kept>, Bad> {

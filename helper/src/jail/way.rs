@@ -50,7 +50,9 @@ pub(crate) fn regular(root: &Path, name: &str, uid: u32) -> Result<File, Bad> {
         return Err(Bad::Refused("what is there is not the machine's"));
     }
     let path = format!("/proc/self/fd/{}", place.as_raw_fd());
-    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    // Not waited for: whoever owns it may hold a lease on it.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = open(path, flags, Mode::empty());
     Ok(file.at("opening a file of a jail")?.into())
 }
 

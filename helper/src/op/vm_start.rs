@@ -24,7 +24,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// How long a program may take to open its socket.
-const OPEN: Duration = Duration::from_secs(10);
+const OPEN: Duration = Duration::from_secs(8);
 /// How much of what a failed program said is answered, in bytes.
 const SHOWN: usize = 600;
 /// The name of the vsock device's program in a jail.
@@ -239,10 +239,13 @@ impl Start<'_> {
             ended = child.try_wait().at("waiting for a program")?;
             sleep(Duration::from_millis(1));
         }
-        caller.children.push(child);
         if ended.is_none() && is_open() {
+            caller.children.push(child);
             return Ok(Reply::Changed);
         }
+        // Wherever it is on its way: nobody waits for it any more. It is the same process all along.
+        let _ = child.kill();
+        let _ = child.wait();
         // The jailer says what it has to say where the console will be.
         let said = [LOG, CONSOLE].map(|name| self.said(name)).join(" ");
         Ok(Reply::Ended { said: said.trim().to_string() })

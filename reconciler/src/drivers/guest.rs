@@ -1,7 +1,7 @@
 //! Guests, over vsock. A task per running sandbox watches what its agent says.
 
 use super::{Guest, GuestFacts, Outcome, Progress, Wake};
-use crate::fault::Fault;
+use crate::fault::{During, Fault};
 use crate::folders::Folders;
 use crate::helper::Helper;
 use crate::vsock::{self, Conversation};
@@ -22,8 +22,8 @@ use tokio::time::Instant;
 
 /// How long a guest may be silent until it counts as not answering.
 const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECS);
-/// How long a guest may take for its identity: it mounts its disks meanwhile.
-const IDENTIFY: Duration = Duration::from_secs(60);
+/// How long a guest may take for its identity: it mounts its disks meanwhile, and grows them.
+const IDENTIFY: Duration = Duration::from_secs(180);
 /// How long a guest may take to end its services. Stopping its processes waits after that.
 const SHUT_DOWN: Duration = Duration::from_secs(10);
 /// How long what a guest took on may take to be seen.
@@ -120,6 +120,9 @@ impl Guest for VsockGuest {
 
     async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault> {
         let generation = identity.generation;
+        // Written first: a memory that may have been told who it is, is nobody else's.
+        let named = self.folders.vm(sandbox).join(super::vmm::NAMED);
+        std::fs::write(&named, b"").during(|| format!("writing {}", named.display()))?;
         let mut guest = self.ask(sandbox, &Request::Identify(Box::new(identity))).await?;
         let done = guest.done(IDENTIFY).await;
         done.map_err(|error| Fault::io("the guest did not take its identity", error))?;
@@ -176,8 +179,13 @@ async fn watch_guest(
             // The loop ends with the daemon.
             let _ = wakes.send(Wake::Guest(id.clone()));
         }
-        let booting = began.elapsed() < Duration::from_secs(30);
-        tokio::time::sleep(if booting { RETRY } else { SLOW_RETRY }).await;
+        // A guest that goes on from a template is there at once; one that boots takes its time.
+        let pause = match began.elapsed().as_secs() {
+            0..2 => RETRY,
+            2..30 => RETRY * 5,
+            _ => SLOW_RETRY,
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

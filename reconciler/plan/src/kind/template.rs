@@ -23,13 +23,18 @@ pub(crate) fn plan_templates(actual: &Actual) -> List {
         };
         facts.values().any(known)
     };
+    // A sandbox may still lie above an image that its recipe does not lead to any more.
+    let below_a_disk = |content: &Digest| {
+        let disks = actual.sandboxes.values().filter_map(|fact| fact.disk.present());
+        disks.into_iter().any(|disk| disk.content == *content)
+    };
     let mut kept: Vec<(&BootKey, &TemplateFact)> = Vec::new();
     for (template, fact) in &actual.templates {
         let cause = if !fact.current {
             "the agent or the VMM is another now"
         } else if !has(&actual.kernels, &fact.kernel) {
             "its kernel is gone"
-        } else if !has(&actual.images, &fact.image) {
+        } else if !has(&actual.images, &fact.image) && !below_a_disk(&fact.image) {
             "its image is gone"
         } else {
             kept.push((template, fact));

@@ -81,6 +81,11 @@ pub(super) fn decide(
             };
         }
     }
+    if let Some(why) = actual.backends.missing.get(&backend).filter(|_| verdict.start.is_some()) {
+        // What runs is not stopped for a start that cannot be.
+        list.blocked.push(format!("{backend} cannot run it here: {why}"));
+        return Verdict { nic: Some(nic), ..Verdict::default() };
+    }
     if verdict.start.is_some() {
         wait_for_needs(sandbox, nic, desired, actual, list);
     }

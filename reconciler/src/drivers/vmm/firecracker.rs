@@ -23,6 +23,8 @@ use tokio::time::timeout;
 
 /// How long one request may take. Writing a guest's memory to disk takes longest.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a machine is told to go on.
+const TRIES: u32 = 10;
 /// The longest answer, in bytes.
 const LONGEST: usize = 64 << 10;
 /// The id of the one card.
@@ -326,7 +328,7 @@ async fn load(api: &mut Api, start: &Start<'_>, install: &InstallId) -> Result<(
     api.put("/snapshot/load", &load).await
 }
 
-/// Writes a machine down in its jail. It stands still meanwhile, and goes on whatever comes of it.
+/// Writes a machine down in its jail. It stands still afterwards.
 pub(super) async fn write_down(helper: &Helper, id: &SandboxId) -> Result<(), Fault> {
     let mut api = Api::open(helper, id).await?;
     api.set_running(false).await?;
@@ -335,9 +337,21 @@ pub(super) async fn write_down(helper: &Helper, id: &SandboxId) -> Result<(), Fa
         snapshot_path: STATE.into(),
         mem_file_path: MEMORY.into(),
     };
-    let written = api.put("/snapshot/create", &create).await;
-    api.set_running(true).await?;
-    written
+    api.put("/snapshot/create", &create).await
+}
+
+/// Lets a machine go on, whatever became of who let it stand still.
+pub(super) async fn go_on(helper: &Helper, id: &SandboxId) -> Result<(), Fault> {
+    let mut tries = 0;
+    loop {
+        // A connection of its own: the one before may still wait for an answer.
+        let outcome = async { Api::open(helper, id).await?.set_running(true).await }.await;
+        tries += 1;
+        match outcome {
+            Err(_) if tries < TRIES => tokio::time::sleep(Duration::from_millis(500)).await,
+            other => return other,
+        }
+    }
 }
 
 #[cfg(test)]

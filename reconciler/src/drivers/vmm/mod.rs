@@ -7,10 +7,11 @@
 mod backends;
 mod direct;
 pub mod firecracker;
+mod make;
 mod ring;
 mod templates;
 
-use super::{Outcome, Vmm, VmmFacts, Wake, disk};
+use super::{Outcome, Vmm, VmmFacts, Wake};
 use crate::fault::{During, Fault};
 use crate::folders::{self, Folders};
 use crate::helper::Helper;
@@ -21,9 +22,9 @@ use banger_plan::actual::{Backends, RunFact, Seen, TemplateFact, VmmFact};
 use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
 use banger_wire::derive::Role;
-use banger_wire::helper::{Jailed, Line, Started, TemplateOf};
+use banger_wire::helper::{Jailed, Line};
 use banger_wire::id::{InstallId, SandboxId};
-use banger_wire::machine::{Backend, BootKey, KernelWords, Machine, Version};
+use banger_wire::machine::{Backend, BootKey, Machine, Version};
 use ring::Rings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -39,6 +40,14 @@ pub const LEFT: &str = "left";
 const RECORD: &str = "boot.json";
 /// The file that tells that the processes came up.
 const STARTED: &str = "started";
+/// The file that tells that a guest was given an identity, or may have been. Its memory is somebody's from then on.
+pub const NAMED: &str = "named";
+/// The file that tells that a machine may be standing still.
+const PAUSED: &str = "paused";
+/// The largest machine that has a template, in MiB: all of its memory is written down while its guest stands still.
+const LARGEST_TEMPLATE: u32 = 2048;
+/// How long a guest that started from a template may say nothing until that is the template's fault, in seconds.
+const TEMPLATE_PATIENCE: u64 = 60;
 /// Words that a kernel wants on its command line, beside it.
 pub const WORDS: &str = "cmdline";
 /// How long processes may take to go after the guest was asked.
@@ -117,17 +126,28 @@ impl Processes {
             Some(helper) => self.jail(helper, start).await,
         };
         let outcome = outcome.and_then(|()| {
-            std::fs::write(start.run.join(STARTED), b"").during(|| "recording the start".into())
+            // With what: a memory that older programs made is no template of these.
+            let programs = self.templates.programs();
+            std::fs::write(start.run.join(STARTED), programs.as_str())
+                .during(|| "recording the start".into())
         });
         match outcome {
             Ok(()) => {
-                self.listen(start.id, self.helper.is_some());
+                let measures = start.machine.backend == Backend::Firecracker;
+                self.listen(start.id, self.helper.is_some(), measures);
                 Ok(())
             }
             Err(fault) => {
-                self.end(start.id, Duration::ZERO).await?;
-                if let Some(helper) = &self.helper {
-                    helper.remove_jail(start.id)?;
+                let cleared = async {
+                    self.end(start.id, Duration::ZERO).await?;
+                    self.helper.as_ref().map_or(Ok(Outcome::Unchanged), |h| h.remove_jail(start.id))
+                };
+                if let Err(other) = cleared.await {
+                    tracing::warn!(
+                        "{}: clearing a failed start: {}",
+                        start.id,
+                        other.problem().message
+                    );
                 }
                 Err(fault)
             }
@@ -146,20 +166,26 @@ impl Processes {
             (Backend::Firecracker, Some(version)) => {
                 firecracker::configure(start, &self.install, helper, version).await
             }
-            (Backend::Firecracker | Backend::Qemu, _) => Ok(()),
+            (Backend::Firecracker, None) => {
+                Err(Fault::host("Firecracker's version is not known")
+                    .hint("start the daemon again"))
+            }
+            (Backend::Qemu, _) => Ok(()),
         }
     }
 
     /// Keeps what a machine's console and its VMM say.
-    fn listen(&self, id: &SandboxId, jailed: bool) {
+    fn listen(&self, id: &SandboxId, jailed: bool, measures: bool) {
         let folder = self.folders.sandbox(id);
         match &self.helper {
             Some(helper) if jailed => {
-                for (line, file) in [
+                let all = [
                     (Line::Console, ring::CONSOLE),
                     (Line::Log, ring::LOG),
                     (Line::Metrics, ring::METRICS),
-                ] {
+                ];
+                // Only Firecracker measures.
+                for (line, file) in all.into_iter().take(if measures { 3 } else { 2 }) {
                     let (helper, sandbox) = (helper.clone(), id.clone());
                     let open = move || helper.open(&sandbox, line);
                     self.rings.follow_jail(id, file, open, folder.join(file));
@@ -218,7 +244,7 @@ impl Processes {
         tokio::spawn(async move {
             let ended = match held {
                 Some(held) => held.ended().await,
-                None => Ok(()),
+                None => Err(std::io::ErrorKind::NotFound.into()),
             };
             watched.lock().expect("no holder panics").remove(&key);
             if ended.is_err() {
@@ -230,20 +256,14 @@ impl Processes {
         true
     }
 
-    /// Lets a Firecracker go on that a daemon before this one may have left standing still, while it was written down.
+    /// Lets a Firecracker go on that a daemon before this one left standing still, while it was written down.
     fn go_on(&self, jail: &Jailed) {
-        let is = |started: &Started| started.backend == Backend::Firecracker;
-        let was_started = self.folders.vm(&jail.sandbox).join(STARTED).exists();
-        let (true, true, Some(helper)) =
-            (was_started, jail.started.as_ref().is_some_and(is), self.helper.clone())
-        else {
-            return;
-        };
+        let paused = self.folders.vm(&jail.sandbox).join(PAUSED);
+        let (true, Some(helper)) = (paused.exists(), self.helper.clone()) else { return };
         let id = jail.sandbox.clone();
         tokio::spawn(async move {
-            // To one that runs it is nothing new.
-            if let Ok(mut api) = firecracker::Api::open(&helper, &id).await {
-                let _ = api.set_running(true).await;
+            if firecracker::go_on(&helper, &id).await.is_ok() {
+                let _ = folders::remove(&paused);
             }
         });
     }
@@ -265,7 +285,9 @@ impl Processes {
         let Some(first) = processes.iter().min_by_key(|process| process.started) else {
             return Seen::Absent;
         };
-        let Ok(boot) = BootKey::try_from(first.boot.clone()) else { return Seen::Absent };
+        let Ok(boot) = BootKey::try_from(first.boot.clone()) else {
+            return Seen::Unknown("a process of it has a strange mark".to_string());
+        };
         let has = |role| processes.iter().any(|process| process.role == role);
         let same = processes.iter().all(|process| process.boot == first.boot);
         Seen::Present(VmmFact {
@@ -283,9 +305,13 @@ impl Processes {
             return Seen::Absent;
         };
         let count = |vsock| jail.living.iter().filter(|process| process.vsock == vsock).count();
-        let Some(started) = &jail.started else { return Seen::Absent };
+        let Some(started) = &jail.started else {
+            return Seen::Unknown("its jail has no record".to_string());
+        };
         let needed = if started.backend == Backend::Qemu { 1 } else { 0 };
-        let was_started = self.folders.vm(&jail.sandbox).join(STARTED).exists();
+        let run = self.folders.vm(&jail.sandbox);
+        // A folder that somebody emptied says nothing about who lives in the jail.
+        let was_started = !run.exists() || run.join(STARTED).exists();
         Seen::Present(VmmFact {
             boot: started.boot.clone(),
             uptime_secs: first.secs,
@@ -304,99 +330,54 @@ impl Processes {
         serde_json::from_slice(&record).ok()
     }
 
+    /// Drops the template of a machine whose guest never said a word: the next start boots.
+    async fn doubt_template(&self, id: &SandboxId) -> Result<(), Fault> {
+        let Some(jail) = self.jailed(id)? else { return Ok(()) };
+        let silent = jail.living.iter().any(|process| process.secs >= TEMPLATE_PATIENCE)
+            && !self.folders.vm(id).join(NAMED).exists();
+        match jail.started.and_then(|started| started.template) {
+            Some(template) if silent => {
+                tracing::warn!("{id} did not come up from its template, which is dropped");
+                self.drop_template(&template).await.map(drop)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether a machine's memory is nobody's yet, and was made by the programs of now.
+    fn is_nobody(&self, id: &SandboxId) -> bool {
+        let run = self.folders.vm(id);
+        let programs = std::fs::read_to_string(run.join(STARTED)).unwrap_or_default();
+        programs == self.templates.programs().as_str() && !run.join(NAMED).exists()
+    }
+
     fn lacks_template(&self, id: &SandboxId, kept: &BTreeMap<BootKey, TemplateFact>) -> bool {
+        if !self.is_nobody(id) {
+            return false;
+        }
         let of = self.recorded(id).and_then(|boot| self.template_of(&boot).ok());
-        of.is_some_and(|(key, _)| !kept.contains_key(&key) && !self.templates.was_tried(&key))
-    }
-
-    /// What template a boot's machine has.
-    fn template_of(&self, boot: &Boot) -> Result<(BootKey, TemplateOf), Fault> {
-        let disks = self.disks(boot)?;
-        let size = |path: &PathBuf| {
-            let meta = std::fs::metadata(path).during(|| format!("looking at {}", path.display()));
-            meta.map(|meta| meta.len())
-        };
-        let sizes = disks.iter().map(size).collect::<Result<Vec<_>, Fault>>()?;
-        Ok(self.templates.key(boot, &sizes))
-    }
-
-    /// The files of a boot's disks, in order.
-    fn disks(&self, boot: &Boot) -> Result<Vec<PathBuf>, Fault> {
-        let folder = self.folders.sandbox(&boot.sandbox);
-        let own = std::fs::read_dir(&folder).during(|| format!("reading {}", folder.display()))?;
-        let disk = own.flatten().map(|entry| entry.path()).find(|path| {
-            path.extension().is_some_and(|extension| extension == "ext4")
-                && path.to_string_lossy().contains(boot.image.as_str())
-        });
-        let disk = disk.ok_or_else(|| Fault::host("its disk is not there"))?;
-        let mut disks = vec![self.folders.image(&boot.image), disk];
-        disks.extend(boot.volumes.iter().map(|(volume, _)| self.folders.volume(volume)));
-        Ok(disks)
-    }
-
-    /// The words of a kernel's command line.
-    fn words(&self, backend: Backend, kernel: &Path) -> Result<KernelWords, Fault> {
-        let mut words = match backend {
-            // Its guests end by a reset of the keyboard's controller: it has no other way off.
-            Backend::Firecracker => "console=ttyS0 quiet reboot=k panic=-1 random.trust_cpu=1 i8042.noaux i8042.nomux i8042.dumbkbd",
-            Backend::Qemu => "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=1",
-        }
-        .to_string();
-        if let (Backend::Qemu, Acceleration::Tcg, Some(khz)) =
-            (backend, self.acceleration, host::tsc_khz())
-        {
-            words.push_str(&format!(" tsc_early_khz={khz}"));
-        }
-        let own = std::fs::read_to_string(kernel.join(WORDS)).unwrap_or_default();
-        for word in own.split_whitespace() {
-            words.push_str(&format!(" {word}"));
-        }
-        KernelWords::try_from(words).map_err(Fault::user)
-    }
-
-    /// What a boot is, as machine and files.
-    async fn machine(&self, boot: &Boot) -> Result<(Machine, Vec<PathBuf>), Fault> {
-        let kernel = self.folders.kernel(&boot.kernel);
-        let image = match boot.backend {
-            Backend::Qemu => kernel.join("vmlinuz"),
-            // It takes nothing else.
-            Backend::Firecracker => kernel.join("vmlinux"),
-        };
-        if !image.exists() {
-            return Err(Fault::host("its kernel cannot be booted by Firecracker")
-                .hint("banger kernel inspect says why; vmm \"qemu\" runs it"));
-        }
-        let (all, content, agent) = (self.folders.clone(), boot.kernel.clone(), self.agent.clone());
-        let initramfs =
-            tokio::task::spawn_blocking(move || disk::ensure_initramfs(&all, &content, &agent))
-                .await
-                .map_err(|error| Fault::host(format!("file work: {error}")))??;
-        let mut files = vec![image, initramfs];
-        files.extend(self.disks(boot)?);
-        let kvm = boot.backend == Backend::Firecracker || self.acceleration == Acceleration::Kvm;
-        let machine = Machine {
-            boot: boot.key(),
-            backend: boot.backend,
-            kvm,
-            cpus: boot.cpus,
-            memory_mib: u32::try_from(boot.memory.get()).unwrap_or(u32::MAX),
-            cid: boot.cid.get(),
-            card: boot.nic.into(),
-            disks: u8::try_from(files.len() - 2).unwrap_or(u8::MAX),
-            read_only: 1,
-            words: self.words(boot.backend, &kernel)?,
-            template: None,
-        };
-        machine.check().map_err(Fault::user)?;
-        Ok((machine, files))
+        let small = |boot: &Boot| boot.memory.get() <= u64::from(LARGEST_TEMPLATE);
+        self.recorded(id).is_some_and(|boot| small(&boot))
+            && of
+                .is_some_and(|(key, _)| !kept.contains_key(&key) && !self.templates.was_tried(&key))
     }
 }
 
 /// Waits for a jail's VMM to end. Whether it has.
 async fn gone(helper: &Helper, id: &SandboxId, time: Duration) -> Result<bool, Fault> {
-    // Who is not there has ended.
-    let Ok(pidfd) = helper.open(id, Line::Vmm) else { return Ok(true) };
-    Ok(tokio::time::timeout(time, Held::by(pidfd).ended()).await.is_ok())
+    let pidfd = match helper.open(id, Line::Vmm) {
+        Ok(pidfd) => pidfd,
+        Err(fault) => {
+            // It may have ended meanwhile; that it cannot be told is no reason to kill it.
+            let jail = helper.jails()?.into_iter().find(|jail| jail.sandbox == *id);
+            let lives = jail.is_some_and(|jail| jail.living.iter().any(|process| !process.vsock));
+            return if lives { Err(fault) } else { Ok(true) };
+        }
+    };
+    match tokio::time::timeout(time, Held::by(pidfd).ended()).await {
+        Ok(ended) => ended.during(|| "waiting for a VMM to end".into()).map(|()| true),
+        Err(_) => Ok(false),
+    }
 }
 
 #[async_trait]
@@ -433,11 +414,16 @@ impl Vmm for Processes {
             let vmm = match (&marked, &jails, own) {
                 (Err(error), ..) => Seen::Unknown(error.to_string()),
                 (_, Err(why), _) => Seen::Unknown(why.clone()),
+                (_, _, Some(_)) if jail.is_some_and(|jail| !jail.living.is_empty()) => {
+                    Seen::Unknown("it runs twice".to_string())
+                }
                 (_, _, Some(own)) => self.direct_fact(own),
                 (_, _, None) => jail.map_or(Seen::Absent, |jail| self.jail_fact(jail, &kept)),
             };
             if vmm.present().is_some() {
-                self.listen(id, own.is_none());
+                let measures = jail.and_then(|jail| jail.started.as_ref());
+                let measures = measures.is_some_and(|s| s.backend == Backend::Firecracker);
+                self.listen(id, own.is_none(), measures);
             }
             let has_jail = jail.is_some() || cgroups.contains(id);
             facts.insert(id.clone(), VmmFacts { vmm, run: self.run_fact(id), jail: has_jail });
@@ -464,9 +450,18 @@ impl Vmm for Processes {
             let helper = self.helper.as_ref().ok_or_else(|| Fault::host("there is no helper"))?;
             let boot = self.recorded(sandbox).ok_or_else(|| Fault::host("there is no run"))?;
             let (key, of) = self.template_of(&boot)?;
+            if !self.is_nobody(sandbox) {
+                return Err(Fault::host("its memory is somebody's"));
+            }
             // Once per kind: what failed is not tried again at every start.
             self.templates.tried(&key);
-            firecracker::write_down(helper, sandbox).await?;
+            // Written first: whoever comes after this daemon lets it go on.
+            let paused = self.folders.vm(sandbox).join(PAUSED);
+            std::fs::write(&paused, b"").during(|| "recording a pause".into())?;
+            let written = firecracker::write_down(helper, sandbox).await;
+            firecracker::go_on(helper, sandbox).await?;
+            folders::remove(&paused)?;
+            written?;
             helper.keep_template(sandbox, key, of)
         };
         Ok(kept.await.unwrap_or_else(|fault| {
@@ -498,7 +493,7 @@ impl Vmm for Processes {
         }
         let run = self.folders.vm(id);
         folders::make(&run)?;
-        for old in [LEFT, STARTED] {
+        for old in [LEFT, STARTED, NAMED, PAUSED] {
             folders::remove(&run.join(old))?;
         }
         // Written first: whoever finds the processes finds what they were started with.
@@ -521,6 +516,7 @@ impl Vmm for Processes {
 
     async fn stop(&self, sandbox: &SandboxId, kill: bool) -> Result<Outcome, Fault> {
         let patience = if kill { Duration::ZERO } else { STOP_PATIENCE };
+        self.doubt_template(sandbox).await?;
         let any = self.end(sandbox, patience).await?;
         Ok(if any { Outcome::Changed } else { Outcome::Unchanged })
     }

@@ -77,10 +77,16 @@ impl Rings {
         name: &'static str,
         task: impl FnOnce() -> F,
     ) {
-        let mut tasks = self.0.lock().expect("no holder panics");
         let key = (id.clone(), name);
-        if tasks.get(&key).is_none_or(AbortHandle::is_finished) {
-            tasks.insert(key, tokio::spawn(task()).abort_handle());
+        let reads = |tasks: &Tasks| tasks.get(&key).is_some_and(|task| !task.is_finished());
+        if reads(&self.0.lock().expect("no holder panics")) {
+            return;
+        }
+        // Not under the lock: it may ask the helper.
+        let task = task();
+        let mut tasks = self.0.lock().expect("no holder panics");
+        if !reads(&tasks) {
+            tasks.insert(key, tokio::spawn(task).abort_handle());
         }
     }
 

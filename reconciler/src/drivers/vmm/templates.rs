@@ -20,13 +20,29 @@ pub(super) struct Templates {
     tried: Mutex<BTreeSet<BootKey>>,
 }
 
+/// What the first processor is.
+fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let told = ["vendor_id", "cpu family", "model", "stepping", "microcode", "flags"];
+    let first = info.split("\n\n").next().unwrap_or_default().lines();
+    first.filter(|line| told.iter().any(|name| line.starts_with(name))).collect()
+}
+
 impl Templates {
     pub(super) fn new(agent: &Path, version: Option<Version>) -> Self {
         let agent = std::fs::read(agent).unwrap_or_default();
         let mut hash = Sha256::new();
-        hash.update(format!("{version:?}"));
+        hash.update(format!("{version:?} {}", env!("CARGO_PKG_VERSION")));
+        // A memory holds what its guest found out about the processor, as the host's kernel showed it.
+        hash.update(std::fs::read("/proc/sys/kernel/osrelease").unwrap_or_default());
+        hash.update(processor());
         hash.update(agent);
         Self { programs: Digest::from_bytes(&hash.finalize().into()), tried: Mutex::default() }
+    }
+
+    /// The programs of now, and the host below them.
+    pub(super) fn programs(&self) -> &Digest {
+        &self.programs
     }
 
     /// What a template of a boot's machine is known by, with the sizes of its disks: everything that its guest has seen
