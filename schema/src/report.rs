@@ -71,14 +71,15 @@ impl Report {
             let message = banger_wire::text::clean(&problem.message);
             let mut shown = miette::MietteDiagnostic::new(message).with_severity(Severity::Error);
             if !problem.span.is_empty() {
-                let label = problem.label.clone().unwrap_or_else(|| "here".to_string());
+                let label = problem.label.as_deref().unwrap_or("here");
+                let label = banger_wire::text::clean_line(label);
                 shown = shown.with_label(LabeledSpan::at(problem.span.clone(), label));
             }
             if let Some(help) = &problem.help {
                 shown = shown.with_help(banger_wire::text::clean(help));
             }
             let source = NamedSource::new(
-                format!("{}:{line}:{column}", self.name),
+                format!("{}:{line}:{column}", banger_wire::text::clean_line(&self.name)),
                 banger_wire::text::clean(&self.text),
             );
             let shown = miette::Report::new(shown).with_source_code(source);
@@ -96,7 +97,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.problems.len();
         let plural = if count == 1 { "" } else { "s" };
-        write!(f, "{} has {count} problem{plural}", self.name)
+        write!(f, "{} has {count} problem{plural}", banger_wire::text::clean_line(&self.name))
     }
 }
 

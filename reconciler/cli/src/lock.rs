@@ -6,6 +6,7 @@
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, REFUSED};
 use crate::project::Bangerfile;
+use crate::show;
 use anyhow::Result;
 use banger_plan::{pin, recipe};
 use banger_schema::Spec;
@@ -117,7 +118,7 @@ impl Lock {
             if let (Some(locked), Some(built)) = (locked, built)
                 && locked != built
             {
-                let (locked, built) = (&locked[..12], &built[..12]);
+                let (locked, built) = (show::short(&locked), show::short(&built));
                 found.push(format!("{what} {name} is {built}, and was {locked}"));
             }
         }
@@ -237,7 +238,8 @@ pub(crate) async fn make(
                 let ask = Resolve { reference: reference.clone(), project: project.clone() };
                 let Resolved { now, .. } = client.post("/v1/resolve", &ask).await?;
                 if let Some(before) = known.and_then(|k| k.digest.as_ref()).filter(|b| **b != now) {
-                    println!("{name}: {before} \u{2192} {now}");
+                    let clean = banger_wire::text::clean_line;
+                    println!("{name}: {} \u{2192} {}", clean(before), clean(&now));
                 }
                 *digest = Some(now);
             }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use banger_wire::api::{Event, Plan, Problem};
-use banger_wire::text::clean_line;
+use banger_wire::text::{clean_line, escape_json};
 use comfy_table::Table;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Prints a value as JSON.
+/// Prints a value as JSON, with escapes for what a terminal would act on.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    println!("{}", escape_json(&serde_json::to_string_pretty(value)?));
     Ok(())
 }
 
@@ -34,7 +34,8 @@ pub(crate) fn plan(plan: &Plan) {
     let width = plan.lines.iter().map(|line| line.resource.chars().count()).max().unwrap_or(0);
     for line in &plan.lines {
         let (resource, action) = (clean_line(&line.resource), clean_line(&line.action));
-        println!("{} {resource:width$}  {action}  ({})", line.sign, clean_line(&line.cause));
+        let sign = clean_line(&line.sign.to_string());
+        println!("{sign} {resource:width$}  {action}  ({})", clean_line(&line.cause));
     }
     let destroyed = plan.lines.iter().filter(|line| line.destroys).count();
     let count = plan.lines.len();
@@ -43,6 +44,11 @@ pub(crate) fn plan(plan: &Plan) {
         0 => println!("{count} action{plural}"),
         n => println!("{count} action{plural}, {n} of them destroying data"),
     }
+}
+
+/// The start of a digest, as long as it takes to tell it from others.
+pub(crate) fn short(digest: &str) -> String {
+    clean_line(digest).chars().take(12).collect()
 }
 
 /// Seconds as people say them.
@@ -92,9 +98,10 @@ impl Happening {
             Event::Started { resource, action } => self.started(resource, action),
             Event::Progress { resource, action, done, total } => {
                 if let Some(bar) = self.bars.get(&(resource.clone(), action.clone())) {
+                    let line = title(resource, action);
                     bar.set_message(match total {
-                        0 => format!("{resource}: {action}"),
-                        total => format!("{resource}: {action} {}%", done * 100 / total),
+                        0 => line,
+                        total => format!("{line} {}%", done.saturating_mul(100) / total),
                     });
                 }
             }
@@ -111,14 +118,14 @@ impl Happening {
             let bar = bars.add(ProgressBar::new_spinner());
             let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-            bar.set_message(format!("{resource}: {action}"));
+            bar.set_message(title(resource, action));
             bar.enable_steady_tick(Duration::from_millis(100));
             self.bars.insert((resource.to_string(), action.to_string()), bar);
         }
     }
 
     fn ended(&mut self, resource: &str, action: &str, how: &str) {
-        let line = format!("{}: {}: {how}", clean_line(resource), clean_line(action));
+        let line = format!("{}: {how}", title(resource, action));
         match &self.mode {
             Mode::Quiet => {}
             Mode::Lines => eprintln!("{line}"),
@@ -137,6 +144,10 @@ impl Happening {
             bar.finish_and_clear();
         }
     }
+}
+
+fn title(resource: &str, action: &str) -> String {
+    format!("{}: {}", clean_line(resource), clean_line(action))
 }
 
 /// Several problems as one failure.

@@ -68,7 +68,7 @@ fn blobs(blobs: &[CachedBlob], json: bool) -> Result<()> {
     }
     let rows = blobs.iter().map(|blob| {
         let state = if blob.whole { "whole" } else { "in part" };
-        vec![blob.digest[..12].to_string(), show::bytes(blob.bytes), state.to_string()]
+        vec![show::short(&blob.digest), show::bytes(blob.bytes), state.to_string()]
     });
     show::table(&["blob", "size", "state"], rows.collect());
     Ok(())
@@ -111,7 +111,8 @@ async fn pull(
         let ask = Resolve { reference: reference.clone(), project: project::default() };
         let Resolved { now, known } = client.post("/v1/resolve", &ask).await?;
         if let Some(known) = known.filter(|known| *known != now) {
-            eprintln!("{reference} moved: {known} \u{2192} {now}");
+            let clean = banger_wire::text::clean_line;
+            eprintln!("{reference} moved: {} \u{2192} {}", clean(&known), clean(&now));
             if update {
                 *digest = Some(now);
             } else {
@@ -235,7 +236,7 @@ async fn list(client: &Client, path: &str, json: bool) -> Result<()> {
     let rows = artifacts.iter().map(|artifact| {
         vec![
             artifact.names.join(" "),
-            artifact.recipe[..12].to_string(),
+            show::short(&artifact.recipe),
             artifact.bytes.map_or_else(|| "not built".to_string(), show::bytes),
             artifact.used_by.len().to_string(),
             artifact.source.clone(),
@@ -273,8 +274,8 @@ fn show_one(artifact: &Artifact, json: bool) -> Result<()> {
     let clean = banger_wire::text::clean_line;
     println!("names:   {}", clean(&artifact.names.join(" ")));
     println!("source:  {}", clean(&artifact.source));
-    println!("recipe:  {}", artifact.recipe);
-    println!("content: {}", artifact.content.as_deref().unwrap_or("not built"));
+    println!("recipe:  {}", clean(&artifact.recipe));
+    println!("content: {}", clean(artifact.content.as_deref().unwrap_or("not built")));
     println!("size:    {}", artifact.bytes.map_or_else(String::new, show::bytes));
     println!("used by: {}", clean(&artifact.used_by.join(" ")));
     for detail in &artifact.details {

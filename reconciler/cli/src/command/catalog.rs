@@ -20,7 +20,8 @@ pub(super) async fn run(command: Catalog) -> Result<ExitCode> {
             let signature = signature::sign(&read(&key)?, text.as_bytes())?;
             let to = beside(&file);
             std::fs::write(&to, signature)?;
-            println!("{}: {}", to.display(), count(&checked));
+            let to = banger_wire::text::clean_line(&to.display().to_string());
+            println!("{to}: {}", count(&checked));
         }
         Catalog::Verify { file, key } => {
             let text = read(&file)?;

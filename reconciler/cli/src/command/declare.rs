@@ -219,7 +219,8 @@ pub(super) async fn status(global: &Global) -> Result<ExitCode> {
     );
     for volume in &status.volumes {
         let there = if volume.present { "" } else { ", not there yet" };
-        println!("volume {} ({}{there})", volume.name, volume.size);
+        let size = banger_wire::text::clean_line(&volume.size);
+        println!("volume {} ({size}{there})", volume.name);
     }
     for foreign in &status.foreign {
         println!("not ours, left alone: {}", banger_wire::text::clean_line(foreign));

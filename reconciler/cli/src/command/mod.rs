@@ -68,7 +68,9 @@ async fn version(as_json: bool) -> Result<ExitCode> {
         println!("banger {version} (commit {commit}, built at {built})");
         match daemon {
             Some(daemon) => {
-                println!("bangerd {} (process {}), {}", daemon.version, daemon.pid, daemon.vmm)
+                let clean = banger_wire::text::clean_line;
+                let (version, vmm) = (clean(&daemon.version), clean(&daemon.vmm));
+                println!("bangerd {version} (process {}), {vmm}", daemon.pid);
             }
             None => println!("bangerd does not run"),
         }

@@ -18,7 +18,7 @@ pub(super) fn check(global: &Global) -> Result<ExitCode> {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         println!(
             "{}: {}, {}, {}, {}",
-            file.path.display(),
+            banger_wire::text::clean_line(&file.path.display().to_string()),
             match spec.sandboxes.len() {
                 1 => "1 sandbox".to_string(),
                 n => format!("{n} sandboxes"),
@@ -44,7 +44,7 @@ pub(super) fn format(global: &Global, check: bool) -> Result<ExitCode> {
             .into());
     }
     write_whole(&file.path, &formatted)?;
-    println!("formatted {name}");
+    println!("formatted {}", banger_wire::text::clean_line(&name));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -238,15 +238,15 @@ async fn show_one(global: &Global, name: &Name) -> Result<ExitCode> {
     println!("id:         {}", found.id);
     println!("generation: {} (guest: {})", found.generation.0, found.observed_generation.0);
     println!("image:      {}", clean(&found.image));
-    println!("shape:      {} cpus, {}", found.cpus, found.memory);
-    println!("vmm:        {}", found.vmm.as_deref().unwrap_or("none"));
+    println!("shape:      {} cpus, {}", found.cpus, clean(&found.memory));
+    println!("vmm:        {}", clean(found.vmm.as_deref().unwrap_or("none")));
     println!("up:         {}", found.uptime_secs.map(show::age).unwrap_or_default());
     println!("boot id:    {}", clean(found.boot_id.as_deref().unwrap_or("")));
     let address = found.address.map(|address| address.to_string());
     println!("address:    {}", address.as_deref().unwrap_or("none"));
     let networks: Vec<&str> = found.networks.iter().map(Name::as_str).collect();
     println!("network:    egress {} {}", found.egress, networks.join(" "));
-    println!("ports:      {}", found.ports.join(" "));
+    println!("ports:      {}", clean(&found.ports.join(" ")));
     println!("failures:   {}", found.failures);
     if let Some(spec) = spec {
         println!("spec:       {}", clean(&serde_json::to_string(spec)?));

@@ -51,10 +51,8 @@ impl Folders {
             if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
                 && folder.is_dir()
             {
-                eprintln!(
-                    "changes cannot be followed ({error}); looking every {} s",
-                    POLL.as_secs()
-                );
+                let why = banger_wire::text::clean_line(&error.to_string());
+                eprintln!("changes cannot be followed ({why}); looking every {} s", POLL.as_secs());
                 self.watcher = None;
                 return;
             }

@@ -89,10 +89,10 @@ async fn status(global: &Global, name: &Name) -> Result<ExitCode> {
         show::json(&returned)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let commit = returned.shipped_head.as_deref().map_or("no commit", |commit| &commit[..12]);
+    let commit = returned.shipped_head.as_deref().map_or("no commit".into(), show::short);
     println!(
         "{} in {name}, from {}, shipped at {commit}",
-        returned.at,
+        clean_line(&returned.at),
         clean_line(&returned.folder)
     );
     if returned.is_empty() {
@@ -120,10 +120,10 @@ async fn status(global: &Global, name: &Name) -> Result<ExitCode> {
     }
     let (habit, plain): (Vec<_>, Vec<_>) = returned.changes.iter().partition(|change| change.habit);
     list("files that differ from what was shipped:", &plain, |c| {
-        format!("{} {}", c.sign, clean_line(&c.name))
+        clean_line(&format!("{} {}", c.sign, c.name))
     });
     list("and these, which run on this host by habit:", &habit, |c| {
-        format!("{} {}", c.sign, clean_line(&c.name))
+        clean_line(&format!("{} {}", c.sign, c.name))
     });
     list("does not come back:", &returned.left_out, |line| clean_line(line));
     for note in &returned.notes {
@@ -167,7 +167,8 @@ async fn differences(
     let patch = diff::patch(&repository(&returned), &returned.base, &returned.files, &paths, form);
     let patch = patch.map_err(failed)?;
     let mut out = std::io::stdout().lock();
-    let written = if form == Form::Binary || !std::io::stdout().is_terminal() {
+    // Whoever applies a patch takes it from a pipe or a file: a terminal gets none of its bytes as they are.
+    let written = if !std::io::stdout().is_terminal() {
         out.write_all(&patch)
     } else {
         out.write_all(readable(&String::from_utf8_lossy(&patch)).as_bytes())
@@ -274,10 +275,10 @@ fn nothing(global: &Global, returned: &Returned) -> Result<ExitCode> {
 
 fn tell(returned: &Returned, pulled: &Pulled) {
     for (name, commit) in &pulled.references {
-        println!("{} {}", &commit[..12], clean_line(name));
+        println!("{} {}", show::short(commit), clean_line(name));
     }
     if let Some((branch, commit)) = &pulled.branch {
-        println!("{} {branch}", &commit[..12]);
+        println!("{} {branch}", show::short(commit));
         println!("hint: git log {branch}; git merge {branch}");
     }
     for line in returned.left_out.iter().chain(&returned.notes).chain(&returned.failed) {
