@@ -13,4 +13,5 @@ mod repositories;
 mod resolver;
 mod returns;
 mod scenario;
+mod terminal;
 mod walls;
