@@ -6,6 +6,7 @@
 use crate::way::Way;
 use banger_wire::agent::{PORT, Reply, Request};
 use banger_wire::frame::{Frame, Kind};
+use banger_wire::json::from_guest;
 use banger_wire::stream::{Reader, send_message};
 use std::io;
 use std::time::Duration;
@@ -65,9 +66,7 @@ impl Conversation {
     /// When there is none, or it is not one.
     pub async fn reply(&mut self, within: Duration) -> io::Result<Reply> {
         match timeout(within, self.reader.next()).await?? {
-            Some(Frame { kind: Kind::Control, payload }) => {
-                serde_json::from_slice(&payload).map_err(|error| broken(error.to_string()))
-            }
+            Some(Frame { kind: Kind::Control, payload }) => from_guest(&payload),
             Some(_) => Err(broken("the guest sent a stream where a message was due")),
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }

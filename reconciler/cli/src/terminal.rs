@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use banger_wire::agent::{Control, Reply, STDIN_WINDOW, Signal, Tty};
 use banger_wire::frame::{Kind, MAX_CHUNK};
+use banger_wire::json::from_guest;
 use banger_wire::stream::{Reader, send, send_message};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -105,7 +106,7 @@ pub(crate) async fn carry(
             Kind::Stdout => print(&mut std::io::stdout(), &out.pass(&frame.payload)),
             Kind::Stderr => print(&mut std::io::stderr(), &err.pass(&frame.payload)),
             Kind::Stdin => {}
-            Kind::Control => match serde_json::from_slice(&frame.payload)? {
+            Kind::Control => match from_guest(&frame.payload)? {
                 Reply::Taken => window.add_permits(1),
                 Reply::Started
                 | Reply::State(_)

@@ -172,8 +172,10 @@ async fn watch_guest(
     wakes: mpsc::UnboundedSender<Wake>,
 ) {
     let began = Instant::now();
+    // It is the guest's, not the connection's: hanging up does not make it say more.
+    let mut pace = Pace { window: began, said: 0 };
     loop {
-        let ended = follow(&id, &way, &run, &state, &wakes).await;
+        let ended = follow(&id, &way, &run, &state, &wakes, &mut pace).await;
         tracing::trace!("{id}: {ended:?}");
         if state.send_replace(None).is_some() {
             // The loop ends with the daemon.
@@ -189,6 +191,25 @@ async fn watch_guest(
     }
 }
 
+/// How often a guest said something lately.
+struct Pace {
+    window: Instant,
+    said: u32,
+}
+
+impl Pace {
+    /// Counts one state. However often it changes its mind, the loop looks at most so often.
+    async fn keep(&mut self) {
+        if self.window.elapsed() >= Duration::from_secs(1) {
+            (self.window, self.said) = (Instant::now(), 0);
+        }
+        self.said += 1;
+        if self.said > MAX_STATES_A_SECOND {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
 /// One connection: every state until it breaks.
 async fn follow(
     id: &SandboxId,
@@ -196,9 +217,9 @@ async fn follow(
     run: &Path,
     state: &watch::Sender<Option<GuestState>>,
     wakes: &mpsc::UnboundedSender<Wake>,
+    pace: &mut Pace,
 ) -> std::io::Result<()> {
     let mut guest = vsock::ask(way, &Request::Watch).await?;
-    let (mut window, mut said_in_window) = (Instant::now(), 0u32);
     loop {
         let Reply::State(said) = guest.reply(SILENCE).await? else {
             return Err(std::io::ErrorKind::InvalidData.into());
@@ -208,14 +229,7 @@ async fn follow(
             // It goes by itself: whoever plans next must know that it was in order.
             let _ = std::fs::write(run.join(super::vmm::LEFT), b"");
         }
-        // However often it changes its mind, the loop looks at most so often.
-        if window.elapsed() >= Duration::from_secs(1) {
-            (window, said_in_window) = (Instant::now(), 0);
-        }
-        said_in_window += 1;
-        if said_in_window > MAX_STATES_A_SECOND {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+        pace.keep().await;
         let before = state.send_replace(Some(said.clone()));
         if before.as_ref() != Some(&said) {
             let _ = wakes.send(Wake::Guest(id.clone()));

@@ -23,6 +23,8 @@ use tokio::task::AbortHandle;
 const UNDER_WAY: usize = 32;
 /// The longest question, in bytes.
 const LONGEST: usize = 4096;
+/// How long a guest may take no answer.
+const WRITE: Duration = Duration::from_secs(10);
 /// Between two tries to reach a guest that did not take the line.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -100,7 +102,11 @@ async fn serve(
                     drop(place);
                 });
             }
-            Some(answer) = said.recv() => send(&mut line.writer, Kind::Stdin, &answer).await?,
+            Some(answer) = said.recv() => {
+                let sent = send(&mut line.writer, Kind::Stdin, &answer);
+                // A guest that takes no answer for so long gets a new line when it wants one.
+                tokio::time::timeout(WRITE, sent).await??;
+            }
         }
     }
 }

@@ -4,9 +4,9 @@ use crate::vsock::{self, Conversation};
 use crate::way::Way;
 use banger_wire::agent::{Exec, Reply, Request};
 use banger_wire::frame::Kind;
+use banger_wire::json::from_guest;
 use banger_wire::stream::send;
 use std::io;
-
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -163,7 +163,7 @@ async fn run(way: &Way, argv: Vec<String>, out: &mut Sink<'_>) -> io::Result<End
             Kind::Stderr if complaints.len() < SHORT => complaints.extend(frame.payload),
             Kind::Stderr | Kind::Stdin => {}
             Kind::Control => {
-                let reply: Reply = serde_json::from_slice(&frame.payload)?;
+                let reply: Reply = from_guest(&frame.payload)?;
                 if let Reply::Exit { code } = reply {
                     let said = String::from_utf8_lossy(&complaints);
                     return Ok(Ended::With(code, banger_wire::text::clean_line(said.trim())));

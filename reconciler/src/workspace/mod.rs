@@ -15,6 +15,7 @@ use banger_wire::agent::{Reply, Request};
 use banger_wire::api::ProblemKind;
 use banger_wire::api::workspace::{Pushed, Returned};
 use banger_wire::frame::Kind;
+use banger_wire::json::from_guest;
 use banger_wire::pipe::{self, Out};
 use banger_workspace::back::{self, Changes};
 use banger_workspace::kept::Kept;
@@ -198,7 +199,7 @@ async fn carry(
     };
     let broken = there.is_err();
     if !broken && let Some(payload) = early.map_err(broke)? {
-        let reply = serde_json::from_slice(&payload).map_err(|error| broke(error.into()))?;
+        let reply = from_guest(&payload).map_err(broke)?;
         return Err(said(&reply));
     }
     let (kept, sent) = sending.await.map_err(|error| Fault::host(error.to_string()))??;
@@ -264,7 +265,7 @@ async fn take(place: &Place, kept: Kept) -> Result<Returned, Fault> {
     }));
     let early = pipe::carry_in(&mut guest.reader, Kind::Stdout, to, false).await.map_err(broke)?;
     if let Some(payload) = early {
-        let reply = serde_json::from_slice(&payload).map_err(|error| broke(error.into()))?;
+        let reply = from_guest(&payload).map_err(broke)?;
         return Err(said(&reply));
     }
     let (kept, changes) = reading.await.map_err(|error| Fault::host(error.to_string()))??;

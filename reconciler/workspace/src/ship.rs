@@ -75,6 +75,11 @@ pub fn send<W: Write>(
         sparse: listing.sparse.clone(),
         mark: known.map_or_else(|| what.mark.clone(), |known| known.mark),
     };
+    // It is the guest's word; the last number has none after it.
+    let next = revision.checked_add(1);
+    let next = next.ok_or_else(|| {
+        WorkspaceError::Refused("the guest counts what was shipped out of bounds".into())
+    })?;
     let is_filtered: BTreeSet<Vec<u8>> = origin.filtered.iter().cloned().collect();
     let mut run = Run {
         root: at(&repository.top, Beneath::open(&repository.top))?,
@@ -85,7 +90,7 @@ pub fn send<W: Write>(
         before: before.as_ref(),
         manifest: Manifest {
             at: what.at.clone(),
-            revision: revision + 1,
+            revision: next,
             written: 0,
             entries: BTreeMap::new(),
         },

@@ -10,6 +10,8 @@ pub mod derive;
 pub mod frame;
 pub mod helper;
 pub mod id;
+#[cfg(feature = "tokio")]
+pub mod json;
 pub mod machine;
 pub mod net;
 #[cfg(feature = "tokio")]

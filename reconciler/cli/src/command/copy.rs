@@ -15,6 +15,7 @@ use banger_tree::walk;
 use banger_wire::agent::{Put, Reply, Request};
 use banger_wire::frame::Kind;
 use banger_wire::id::Name;
+use banger_wire::json::from_guest;
 use banger_wire::pipe;
 use banger_wire::stream::{Reader, send_message};
 use serde_json::json;
@@ -97,7 +98,7 @@ async fn answer(reader: &mut Reader<tokio::io::ReadHalf<Stream>>) -> Result<Repl
 
 /// What the guest answered, when it did not fail.
 fn reply(payload: &[u8]) -> Result<Reply> {
-    let reply: Reply = serde_json::from_slice(payload)?;
+    let reply: Reply = from_guest(payload)?;
     let Reply::Failed { message } = reply else { return Ok(reply) };
     let mut failure = Failure::new(FAILED, message);
     if failure.message.ends_with("and different") {
