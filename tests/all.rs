@@ -4,6 +4,7 @@ mod archives;
 mod end_to_end;
 mod helper;
 mod helper_network;
+mod hostile_guest;
 mod lab;
 mod names;
 mod namespace;

@@ -219,7 +219,7 @@ fn unsafe_is_in_two_sys_folders_only() {
 fn every_test_file_is_wired_in() {
     let all = std::fs::read_to_string(root().join("tests/all.rs")).expect("text");
     let read = |name: &str| std::fs::read_to_string(root().join(name)).expect("text");
-    let inner = ["archives", "end_to_end", "registry", "returns", "terminal"]
+    let inner = ["archives", "end_to_end", "hostile_guest", "registry", "returns", "terminal"]
         .map(|name| read(&format!("tests/{name}/mod.rs")))
         .concat();
     let figures = read("tests/figures.rs");

@@ -6,6 +6,7 @@ mod data;
 mod example;
 mod faults;
 mod firecracker;
+mod flood;
 pub(crate) mod home;
 mod hostile_daemon;
 mod init;
