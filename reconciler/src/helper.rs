@@ -158,6 +158,10 @@ impl Helper {
         descriptors: &[OwnedFd],
     ) -> Result<(Reply, Option<OwnedFd>), Fault> {
         let mut connection = self.0.connection.lock().expect("no holder panics");
+        // One that ended while nobody asked is simply started again.
+        if connection.as_mut().is_some_and(|open| !matches!(open.child.try_wait(), Ok(None))) {
+            *connection = None;
+        }
         if connection.is_none() {
             *connection = Some(Connection::open(&self.0.program, &self.0.install)?);
         }

@@ -282,7 +282,9 @@ impl Processes {
 
     /// Processes without a jail.
     fn direct_fact(&self, processes: &[&Marked]) -> Seen<VmmFact> {
-        let Some(first) = processes.iter().min_by_key(|process| process.started) else {
+        // Without its VMM a machine has ended, whatever still serves it.
+        let vmms = processes.iter().filter(|process| process.role == Role::Vmm);
+        let Some(first) = vmms.min_by_key(|process| process.started) else {
             return Seen::Absent;
         };
         let Ok(boot) = BootKey::try_from(first.boot.clone()) else {
@@ -301,9 +303,8 @@ impl Processes {
 
     /// Processes in a jail. One that was never finished, or never told what it is, is not whole.
     fn jail_fact(&self, jail: &Jailed, kept: &BTreeMap<BootKey, TemplateFact>) -> Seen<VmmFact> {
-        let Some(first) = jail.living.iter().max_by_key(|process| process.secs) else {
-            return Seen::Absent;
-        };
+        let vmms = jail.living.iter().filter(|process| !process.vsock);
+        let Some(first) = vmms.max_by_key(|process| process.secs) else { return Seen::Absent };
         let count = |vsock| jail.living.iter().filter(|process| process.vsock == vsock).count();
         let Some(started) = &jail.started else {
             return Seen::Unknown("its jail has no record".to_string());
@@ -480,9 +481,15 @@ impl Vmm for Processes {
     async fn start(&self, boot: &Boot, cold: bool) -> Result<Outcome, Fault> {
         let id = &boot.sandbox;
         let jailed = self.jailed(id)?;
-        if !self.marked(id)?.is_empty() || jailed.as_ref().is_some_and(|j| !j.living.is_empty()) {
+        let has_vmm = |jail: &Jailed| jail.living.iter().any(|process| !process.vsock);
+        let marked = self.marked(id)?;
+        if marked.iter().any(|process| process.role == Role::Vmm)
+            || jailed.as_ref().is_some_and(has_vmm)
+        {
             return Err(Fault::host("its processes are there already"));
         }
+        // What is left of the last run.
+        self.end(id, Duration::ZERO).await?;
         if let (Some(_), Some(helper)) = (jailed, &self.helper) {
             helper.remove_jail(id)?;
         }
