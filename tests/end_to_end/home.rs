@@ -305,7 +305,10 @@ impl Home {
         let below = |folder: &Path| -> Vec<PathBuf> {
             fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
         };
-        let owners = below(&self.folder.join("jails")).into_iter().filter(|path| path.is_dir());
+        // Templates are kept on purpose, until nothing can start from them.
+        let keeps = |path: &PathBuf| path.to_string_lossy().ends_with("-templates");
+        let owners = below(&self.folder.join("jails")).into_iter();
+        let owners = owners.filter(|path| path.is_dir() && !keeps(path));
         let jails = owners.flat_map(|owner| below(&owner));
         let root = |jail: PathBuf| {
             let own = below(&jail.join("firecracker")).pop().unwrap_or_else(|| jail.clone());
