@@ -94,7 +94,7 @@ fn the_example_boots_answers_changes_and_goes() {
     assert!(home.namespace().inside(connect).is_err(), "the port is closed");
     assert_eq!(home.boot_id("bystander"), bystander);
     assert_eq!(home.guests().len(), each(), "only the bystander's processes: {:?}", home.guests());
-    assert_eq!(home.leftovers().len(), 2, "only the bystander's folders: {:?}", home.leftovers());
+    assert_eq!(home.leftovers().len(), 3, "only the bystander's folders: {:?}", home.leftovers());
     // Named with its project: a name alone never reaches beyond the Bangerfile of the folder.
     assert_eq!(home.banger(&["vm", "delete", "bystander", "--yes"]).code, 1);
     home.ok(&["-p", "default", "vm", "delete", "bystander", "--yes"]);
