@@ -44,7 +44,7 @@ fn a_vmm_that_ends_is_started_again_in_every_state() {
             vmm(home).is_some_and(|now| now != victim)
         });
         kill(vmm(&home).expect("runs"), signal).expect("a signal");
-        home.wait("it is ready again", Duration::from_secs(120), |home| {
+        home.wait("it is ready again", Duration::from_secs(200), |home| {
             phase(home) == "ready" && home.boot_id("a") != before
         });
         assert_eq!(home.ok(&["vm", "exec", "a", "--", "cat", "/kept"]), "kept\n", "{signal}");
