@@ -31,7 +31,7 @@ fn limit(call: Call) -> Duration {
         Call::Observe | Call::Names | Call::Exec | Call::Copy => 45,
         Call::ShutDown | Call::Ports => 30,
         Call::Ssh => 75,
-        Call::Identify => 90,
+        Call::Identify => 210,
         Call::Fetch => 330,
         Call::Ship => 750,
     })

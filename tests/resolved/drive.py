@@ -46,7 +46,7 @@ def check():
 
 
 threading.Thread(target=serve, daemon=True).start()
-ask(op="hello", version=2, install="0" * 25 + "5")
+ask(op="hello", version=3, install="0" * 25 + "5")
 check()
 ask(op="bridge-ensure", subnet=0)
 check()
