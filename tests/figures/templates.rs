@@ -64,11 +64,15 @@ pub(super) fn templates() {
     println!("template / boot:         {:.3}", warm.as_secs_f64() / cold.as_secs_f64());
     println!("template / bare restore: {:.3}", warm.as_secs_f64() / bare.as_secs_f64());
     for name in (0..ROUNDS).flat_map(|n| [format!("cold{n}"), format!("warm{n}")]) {
-        let _ =
-            home.banger(&["vm", "delete", &name, "--yes"]).current_dir(home.folder.path()).status();
+        let _ = home
+            .banger(&["-p", "default", "vm", "delete", &name, "--yes"])
+            .current_dir(home.folder.path())
+            .status();
     }
-    let _ =
-        home.banger(&["vm", "delete", "first", "--yes"]).current_dir(home.folder.path()).status();
+    let _ = home
+        .banger(&["-p", "default", "vm", "delete", "first", "--yes"])
+        .current_dir(home.folder.path())
+        .status();
 }
 
 fn put_kernel(state: &Path, kernel: &Path) {
