@@ -175,19 +175,7 @@ impl Helper {
     }
 
     fn carry_out(&self, request: &Request) -> Result<Outcome, Fault> {
-        let (reply, _) = self.ask(request, &[])?;
-        match reply {
-            Reply::Changed => Ok(Outcome::Changed),
-            Reply::Unchanged => Ok(Outcome::Unchanged),
-            Reply::Hello { .. }
-            | Reply::Facts(_)
-            | Reply::Rules { .. }
-            | Reply::Jails { .. }
-            | Reply::Templates { .. }
-            | Reply::Ended { .. }
-            | Reply::Refused { .. }
-            | Reply::Failed { .. } => Err(unexpected(&reply)),
-        }
+        outcome(&self.ask(request, &[])?.0)
     }
 
     /// Changes the network.
@@ -245,7 +233,7 @@ impl Helper {
         if let Reply::Ended { said } = &reply {
             return Err(Fault::host(format!("its VMM ended at once: {said}")));
         }
-        done(&reply)
+        outcome(&reply).map(drop)
     }
 
     /// Our jails, and who lives in them.
@@ -335,9 +323,11 @@ impl std::fmt::Debug for Helper {
     }
 }
 
-fn done(reply: &Reply) -> Result<(), Fault> {
+/// Whether an operation found anything to do.
+fn outcome(reply: &Reply) -> Result<Outcome, Fault> {
     match reply {
-        Reply::Unchanged | Reply::Changed => Ok(()),
+        Reply::Changed => Ok(Outcome::Changed),
+        Reply::Unchanged => Ok(Outcome::Unchanged),
         Reply::Hello { .. }
         | Reply::Facts(_)
         | Reply::Rules { .. }
