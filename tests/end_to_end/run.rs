@@ -101,7 +101,7 @@ fn exec_carries_streams_signals_and_statuses() {
     assert_eq!(exec(&["--", "sh", "-c", "sleep 1000 & echo done"]).out, "done\n");
 
     // A signal to the client is one to the command.
-    let client = home
+    let mut client = home
         .command(&[
             "vm",
             "exec",
@@ -114,12 +114,15 @@ fn exec_carries_streams_signals_and_statuses() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("runs");
-    std::thread::sleep(Duration::from_millis(1500));
+    // Not before it said that it listens.
+    let mut ready = [0; 6];
+    client.stdout.as_mut().expect("piped").read_exact(&mut ready).expect("reads");
     let pid = nix::unistd::Pid::from_raw(i32::try_from(client.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signals");
     let output = client.wait_with_output().expect("ends");
+    let said = [&ready[..], &output.stdout].concat();
     assert_eq!(
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()),
+        (output.status.code(), String::from_utf8_lossy(&said).as_ref()),
         (Some(3), "ready\ncaught\n")
     );
 
