@@ -226,15 +226,17 @@ pub(super) fn forbidden(bytes: &[u8], bars: bool) -> Vec<String> {
         for own in ["\u{1b}[2K", "\r"] {
             text = text.replace(own, "");
         }
-        // Up by some lines: no text above has this.
-        let up = |part: &str| {
+        // Up or down by some lines, as bars are cleared when there are several: no text above has this.
+        let moved = |part: &str| {
             let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
-            rest.strip_prefix('A').filter(|_| rest != part).map(String::from)
+            rest.strip_prefix(['A', 'B']).filter(|_| rest != part).map(String::from)
         };
         let mut parts = text.split("\u{1b}[");
         let first = parts.next().unwrap_or_default().to_string();
         text = first
-            + &parts.map(|part| up(part).unwrap_or(format!("\u{1b}[{part}"))).collect::<String>();
+            + &parts
+                .map(|part| moved(part).unwrap_or(format!("\u{1b}[{part}")))
+                .collect::<String>();
     }
     let bad = |c: char| {
         let unseen = UNSEEN.iter().any(|(from, to)| (*from..=*to).contains(&u32::from(c)));
