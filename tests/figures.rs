@@ -280,6 +280,8 @@ fn zone() -> banger_plan::zone::Zone {
         whole: true,
         backend,
         lacks_template: false,
+        can_suspend: false,
+        is_suspended: false,
     });
     up.tap = Seen::Present(TapFact { up: true, right: true });
     let sandboxes = desired.sandboxes.keys().map(|id| (id.clone(), up.clone())).collect();

@@ -25,6 +25,8 @@ pub(crate) fn zone() -> Zone {
         whole: true,
         backend,
         lacks_template: false,
+        can_suspend: false,
+        is_suspended: false,
     });
     up.tap = Seen::Present(TapFact { up: true, right: true });
     let fact = |name: &str| if name == "off" { SandboxFact::absent() } else { up.clone() };

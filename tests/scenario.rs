@@ -423,6 +423,46 @@ fn templates_and_backends() {
     );
 }
 
+/// A memory is gone on from when it fits, once; and is given up when it does not, or is not wanted.
+#[test]
+fn suspend_and_go_on() {
+    let with = |rest: &str| format!("sandbox \"web\" {{ image \"debian-bookworm\"; {rest} }}");
+    let (running, suspended) = (with(""), with("mode \"suspended\";"));
+    let (larger, stopped) = (with("memory \"1GiB\";"), with("mode \"stopped\";"));
+    check(
+        "suspend",
+        &[
+            Do::Firecracker(true),
+            Do::Apply(&running),
+            Do::Converge,
+            Do::Apply(&suspended),
+            Do::Tick,
+            Do::Converge,
+            Do::Apply(&running),
+            Do::Tick,
+            Do::Tick,
+            Do::Converge,
+            Do::Apply(&suspended),
+            Do::Converge,
+            Do::Apply(&larger),
+            Do::Tick,
+            Do::Converge,
+            Do::Apply(&suspended),
+            Do::Converge,
+            Do::Apply(&stopped),
+            Do::Tick,
+            Do::Converge,
+            Do::Apply(&suspended),
+            Do::Tick,
+            Do::Firecracker(false),
+            Do::ApplyWithConsent(&with("vmm \"qemu\";")),
+            Do::Converge,
+            Do::Apply(&with("vmm \"qemu\"; mode \"suspended\";")),
+            Do::Tick,
+        ],
+    );
+}
+
 #[test]
 fn stop_and_remove() {
     let stopped =

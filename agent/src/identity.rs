@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_settime};
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ impl Identities {
             return Err("the guest is shutting down".into());
         }
         let now = self.state.identity().map(|now| now.generation);
-        if entered.is_some() && now == Some(identity.generation) {
+        if entered.is_some() && now == Some(identity.generation) && !identity.woken {
             return Ok(());
         }
         let first = entered.is_none();
@@ -94,10 +94,15 @@ impl Identities {
         let (hidden, has_init, service) = match entered.take() {
             Some(before) => {
                 before.work.abort();
+                if let Some(old) = self.state.identity().filter(|_| identity.woken) {
+                    wake(&old, identity)?;
+                    belong(&before.hidden, identity)?;
+                }
                 (before.hidden, before.has_init, before.service)
             }
             None => {
                 let hidden = Arc::new(root::enter(&identity.volumes)?);
+                belong(&hidden, identity)?;
                 let has_init = has_init();
                 if let Some(folder) = &identity.workdir {
                     at(folder, fs::create_dir_all(folder))?;
@@ -107,7 +112,7 @@ impl Identities {
                     self.names.start()?;
                 }
                 let address = identity.network.map(|network| network.address);
-                name_host(&identity.hostname, address)?;
+                name_host(None, &identity.hostname, address)?;
                 announce(if has_init { HAND_OVER } else { "stay" })?;
                 (hidden, has_init, None)
             }
@@ -123,6 +128,33 @@ impl Identities {
         *entered = Some(Entered { hidden, has_init, work: work.abort_handle(), service });
         Ok(())
     }
+}
+
+/// Takes on what a guest that goes on from a memory has to be told anew.
+fn wake(old: &Identity, identity: &Identity) -> Result<(), Error> {
+    if let (Some(before), Some(network)) = (&old.network, &identity.network) {
+        network::change(before, network)?;
+    }
+    let address = identity.network.map(|network| network.address);
+    name_host(Some(&old.hostname), &identity.hostname, address)
+}
+
+/// Marks the sandbox's own disk as its. One that was copied from another's has that one's machine id, which is made anew.
+fn belong(hidden: &File, identity: &Identity) -> Result<(), Error> {
+    let Some(sandbox) = &identity.sandbox else { return Ok(()) };
+    let marker = format!("/proc/self/fd/{}/sandbox", hidden.as_raw_fd());
+    let before = fs::read_to_string(&marker).unwrap_or_default();
+    if before == sandbox.as_str() {
+        return Ok(());
+    }
+    let machine = Path::new("/etc/machine-id");
+    // What is not there yet is made by whoever needs it.
+    let known = fs::read_to_string(machine).is_ok_and(|id| id.trim().len() == 32);
+    if !before.is_empty() && known {
+        let random = at("a machine id", fs::read_to_string("/proc/sys/kernel/random/uuid"))?;
+        at("/etc/machine-id", fs::write(machine, random.replace('-', "")))?;
+    }
+    at("marking the disk", fs::write(&marker, sandbox.as_str()))
 }
 
 /// Tells process 1, which reads our standard output.
@@ -168,8 +200,8 @@ fn add_entropy(hex: &str) -> Result<(), Error> {
     at("reseeding", sys::reseed(random.as_fd()))
 }
 
-/// Sets the host name, and makes the guest able to resolve it.
-fn name_host(name: &str, address: Option<Ipv4Addr>) -> Result<(), Error> {
+/// Sets the host name, and makes the guest able to resolve it, instead of one that it had before.
+fn name_host(before: Option<&str>, name: &str, address: Option<Ipv4Addr>) -> Result<(), Error> {
     at("setting the host name", nix::unistd::sethostname(name))?;
     at(
         "/etc/hostname",
@@ -178,7 +210,9 @@ fn name_host(name: &str, address: Option<Ipv4Addr>) -> Result<(), Error> {
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
     let mut lines: Vec<String> = hosts
         .lines()
-        .filter(|line| !line.split_whitespace().skip(1).any(|known| known == name))
+        .filter(|line| {
+            !line.split_whitespace().skip(1).any(|known| known == name || Some(known) == before)
+        })
         .map(String::from)
         .collect();
     if !lines.iter().any(|line| line.starts_with("127.0.0.1")) {

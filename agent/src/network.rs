@@ -18,6 +18,15 @@ pub(crate) fn set_up(network: Option<&Network>) -> Result<(), Error> {
     at("default route", sys::add_route(&name, None, Some(network.gateway)))
 }
 
+/// Makes the card of a guest that goes on from a memory another's: what it knew of its network holds no more.
+pub(crate) fn change(before: &Network, network: &Network) -> Result<(), Error> {
+    if before != network {
+        at("network card", sys::set_down(&card(before)?))?;
+        set_up(Some(network))?;
+    }
+    Ok(())
+}
+
 /// The name of the card with this hardware address. The only card gets it, when it has another: it is the one of the
 /// machine whose memory this was.
 fn card(network: &Network) -> Result<String, Error> {

@@ -83,6 +83,10 @@ async fn converse(stream: VsockStream, state: State, identities: Identities) -> 
             Ok(())
         }
         Request::Survey => files::survey(&state, identities.hidden().await, write).await,
+        Request::Sync => {
+            let synced = tokio::task::spawn_blocking(nix::unistd::sync).await;
+            answer(&mut write, synced.map_err(Error::from)).await
+        }
         Request::Shutdown => shutdown::run(&state, &mut write).await,
     }
 }

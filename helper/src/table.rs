@@ -18,9 +18,9 @@
 //! | vm-open | yes | 0, answers with 1 | a connection to a socket of that jail, the end to read of a FIFO there, or a pidfd |
 //! | vm-end | no | 0 | the VMM in that jail is asked to end, or all in it are killed |
 //! | vm-remove | no | 0 | all in that jail are killed, it and its cgroup are removed |
-//! | template-keep | no | 0 | what Firecracker wrote down in that jail is copied to where only root writes |
-//! | template-list | yes | 0 | the caller's templates |
-//! | template-drop | no | 0 | one of them is removed |
+//! | memory-keep | no | 0 | what Firecracker wrote down in that jail is copied to where only root writes |
+//! | memory-list | yes | 0 | the caller's memories |
+//! | memory-drop | no | 0 | one of them is removed |
 
 use crate::answer::{Answer, Bad};
 use crate::op;
@@ -91,9 +91,9 @@ fn row(request: &Request) -> Row {
         Request::VmOpen { .. } => READS,
         Request::VmEnd { .. } => CHANGES,
         Request::VmRemove { .. } => CHANGES,
-        Request::TemplateKeep { .. } => CHANGES,
-        Request::TemplateList {} => READS,
-        Request::TemplateDrop { .. } => CHANGES,
+        Request::MemoryKeep { .. } => CHANGES,
+        Request::MemoryList {} => READS,
+        Request::MemoryDrop { .. } => CHANGES,
     }
 }
 
@@ -136,10 +136,10 @@ fn carry_out(request: &Request, descriptors: &[OwnedFd], caller: &mut Caller) ->
         Request::VmOpen { .. } => Err(Bad::Refused("it answers with a descriptor")),
         Request::VmEnd { sandbox, kill } => op::vm_end::run(sandbox, *kill, caller),
         Request::VmRemove { sandbox } => op::vm_remove::run(sandbox, caller),
-        Request::TemplateKeep { sandbox, template, of } => {
-            op::template_keep::run(sandbox, template, of, caller)
+        Request::MemoryKeep { sandbox, memory, of } => {
+            op::memory_keep::run(sandbox, memory, of, caller)
         }
-        Request::TemplateList {} => op::template_list::run(caller),
-        Request::TemplateDrop { template } => op::template_drop::run(template, caller),
+        Request::MemoryList {} => op::memory_list::run(caller),
+        Request::MemoryDrop { memory } => op::memory_drop::run(memory, caller),
     }
 }

@@ -1,6 +1,6 @@
 //! Carries out one action: one driver call. There are no decisions here either.
 
-use crate::drivers::{DiskRemoval, DiskTarget, Drivers, NetChange, Outcome, Progress};
+use crate::drivers::{Begin, DiskRemoval, DiskTarget, Drivers, NetChange, Outcome, Progress};
 use crate::fault::Fault;
 use banger_plan::action::Action;
 use banger_plan::actual::ImageConfig;
@@ -66,11 +66,19 @@ pub async fn apply(
         Action::RaiseTap { sandbox } => net.change(NetChange::SetTap(sandbox.clone(), true)).await,
         Action::CutTap { sandbox } => net.change(NetChange::SetTap(sandbox.clone(), false)).await,
         Action::RemoveTap { sandbox } => net.change(NetChange::RemoveTap(sandbox.clone())).await,
-        Action::StartVmm { boot, cold, .. } => {
-            vmm.start(boot.as_ref().ok_or_else(|| early(action))?, *cold).await
+        Action::StartVmm { boot, cold, wakes, .. } => {
+            let begin = match (wakes, cold) {
+                (true, _) => Begin::Memory,
+                (false, true) => Begin::Boot,
+                (false, false) => Begin::Template,
+            };
+            vmm.start(boot.as_ref().ok_or_else(|| early(action))?, begin).await
         }
         Action::KeepTemplate { sandbox } => vmm.keep_template(sandbox).await,
-        Action::DropTemplate { template } => vmm.drop_template(template).await,
+        Action::DropMemory { memory } => vmm.drop_memory(memory).await,
+        Action::SyncGuest { sandbox } => guest.sync(sandbox).await,
+        Action::Suspend { sandbox } => vmm.suspend(sandbox).await,
+        Action::ForgetMemory { sandbox } => vmm.forget_memory(sandbox).await,
         Action::StopVmm { sandbox, kill } => vmm.stop(sandbox, *kill).await,
         Action::RemoveRun { sandbox } => vmm.remove_run(sandbox).await,
         Action::ShutdownGuest { sandbox } => guest.shut_down(sandbox).await,
@@ -108,6 +116,7 @@ fn identity(
     let at = spec.workspace.as_ref().map(|workspace| workspace.at.clone());
     Ok(Identity {
         generation,
+        sandbox: Some(sandbox.clone()),
         hostname: wanted.name.to_string(),
         env: service::environment(spec, config),
         volumes: spec.volumes.iter().map(|mount| mount.at.clone()).collect(),
@@ -122,6 +131,8 @@ fn identity(
         ssh: moment.ssh(sandbox),
         network: network(desired, wanted, nic),
         ready: ready.map(|r| ReadyProbe { exec: r.exec.clone(), timeout_secs: r.timeout_secs }),
+        // The driver knows.
+        woken: false,
         clock_ns: moment.clock_ns(),
         entropy: moment.entropy(),
     })

@@ -4,7 +4,7 @@ use crate::drivers::{NetChange, Outcome};
 use crate::fault::Fault;
 use crate::process::find_program;
 use banger_wire::helper::{
-    Facts, Jailed, Line, MAX_MESSAGE, PROTOCOL, Reply, Request, Rules, Template, TemplateOf,
+    Facts, Jailed, Line, MAX_MESSAGE, Memory, MemoryOf, PROTOCOL, Reply, Request, Rules,
 };
 use banger_wire::id::{InstallId, SandboxId};
 use banger_wire::machine::{BootKey, Machine};
@@ -277,35 +277,35 @@ impl Helper {
     ///
     /// # Errors
     /// When the helper refuses or fails.
-    pub fn keep_template(
+    pub fn keep_memory(
         &self,
         sandbox: &SandboxId,
-        template: BootKey,
-        of: TemplateOf,
+        memory: BootKey,
+        of: MemoryOf,
     ) -> Result<Outcome, Fault> {
         let sandbox = sandbox.clone();
-        self.carry_out(&Request::TemplateKeep { sandbox, template, of })
+        self.carry_out(&Request::MemoryKeep { sandbox, memory, of })
     }
 
-    /// Our templates.
+    /// Our memories.
     ///
     /// # Errors
     /// When the helper cannot tell.
-    pub fn templates(&self) -> Result<Vec<Template>, Fault> {
-        let (reply, _) = self.ask(&Request::TemplateList {}, &[])?;
-        if let Reply::Templates { templates } = reply {
-            Ok(templates)
+    pub fn memories(&self) -> Result<Vec<Memory>, Fault> {
+        let (reply, _) = self.ask(&Request::MemoryList {}, &[])?;
+        if let Reply::Memories { memories } = reply {
+            Ok(memories)
         } else {
             Err(unexpected(&reply))
         }
     }
 
-    /// Drops a template.
+    /// Drops a memory.
     ///
     /// # Errors
     /// When the helper refuses or fails.
-    pub fn drop_template(&self, template: BootKey) -> Result<Outcome, Fault> {
-        self.carry_out(&Request::TemplateDrop { template })
+    pub fn drop_memory(&self, memory: BootKey) -> Result<Outcome, Fault> {
+        self.carry_out(&Request::MemoryDrop { memory })
     }
 
     /// Removes a jail with all in it.
@@ -332,7 +332,7 @@ fn outcome(reply: &Reply) -> Result<Outcome, Fault> {
         | Reply::Facts(_)
         | Reply::Rules { .. }
         | Reply::Jails { .. }
-        | Reply::Templates { .. }
+        | Reply::Memories { .. }
         | Reply::Ended { .. }
         | Reply::Refused { .. }
         | Reply::Failed { .. } => Err(unexpected(reply)),
@@ -349,7 +349,7 @@ fn unexpected(reply: &Reply) -> Fault {
         | Reply::Facts(_)
         | Reply::Rules { .. }
         | Reply::Jails { .. }
-        | Reply::Templates { .. }
+        | Reply::Memories { .. }
         | Reply::Ended { .. }
         | Reply::Unchanged
         | Reply::Changed => Fault::host("the helper answered something else than was asked"),

@@ -1,13 +1,14 @@
 //! Asks every driver once and puts the answers together. There are no decisions here.
 
-use crate::drivers::Drivers;
+use crate::drivers::{Drivers, VmmSeen};
 use banger_plan::actual::{Actual, SandboxFact, Seen};
 use banger_plan::desired::Desired;
 
 /// What is there, of all that is desired.
 pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
     let disks = drivers.disk.observe(desired).await;
-    let (processes, mut foreign) = drivers.vmm.observe(desired).await;
+    let VmmSeen { sandboxes: processes, templates, memories, mut foreign } =
+        drivers.vmm.observe(desired).await;
     let running: Vec<_> = processes
         .iter()
         .filter(|(_, facts)| facts.vmm.present().is_some())
@@ -15,7 +16,9 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
         .collect();
     let guests = drivers.guest.observe(&running).await;
     let net = drivers.net.observe(desired).await;
-    let unseen = || Seen::Unknown("the driver said nothing about it".to_string());
+    fn unseen<T>() -> Seen<T> {
+        Seen::Unknown("the driver said nothing about it".to_string())
+    }
     let sandboxes = desired.sandboxes.keys().map(|id| {
         let facts = processes.get(id);
         let fact = SandboxFact {
@@ -26,6 +29,7 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
                 |facts| facts.vmm.clone(),
             ),
             run: facts.map_or(Seen::Absent, |facts| facts.run.clone()),
+            suspended: facts.map_or_else(unseen, |facts| facts.suspended.clone()),
             guest: guests.get(id).map_or(Seen::Absent, |guest| guest.state.clone()),
             silent_secs: guests.get(id).map_or(0, |guest| guest.silent_secs),
             tap: match &net.taps {
@@ -49,7 +53,8 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
         volumes: disks.volumes,
         network: net.network,
         backends: drivers.vmm.backends(),
-        templates: drivers.vmm.templates().await,
+        templates,
+        memories,
         sandboxes,
         foreign,
     }

@@ -489,7 +489,10 @@ fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec
     };
     spec.drift =
         if word("drift").as_deref() == Some("report") { Drift::Report } else { Drift::Heal };
-    spec.mode =
-        if word("mode").as_deref() == Some("stopped") { Mode::Stopped } else { Mode::Running };
+    spec.mode = match word("mode").as_deref() {
+        Some("stopped") => Mode::Stopped,
+        Some("suspended") => Mode::Suspended,
+        _ => Mode::Running,
+    };
     spec
 }

@@ -434,9 +434,9 @@ const SANDBOX: Rule = Rule {
         ),
         one(
             "mode",
-            &[slot("state", Ty::Choice(&["running", "stopped"]), true)],
+            &[slot("state", Ty::Choice(&["running", "stopped", "suspended"]), true)],
             Class::Live,
-            "whether it runs; running if not given",
+            "whether it runs; running if not given; suspended keeps its memory (Firecracker)",
         ),
     ],
     many: true,

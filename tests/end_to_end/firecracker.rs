@@ -1,6 +1,7 @@
 //! What only Firecracker has: its jailer's jail, and templates. Run where its binaries are (`BANGER_VMM=firecracker`).
 
 use super::home::{Home, IMAGE, Said, can_run, firecracker};
+use banger_wire::helper::Purpose;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Whether this run is one with Firecracker.
-fn runs() -> bool {
+pub(super) fn runs() -> bool {
     if !firecracker() {
         eprintln!(
             "NOT RUN: guests are run by QEMU here; Firecracker's part needs BANGER_VMM=firecracker"
@@ -18,19 +19,28 @@ fn runs() -> bool {
     can_run()
 }
 
-const BOX: &str = "memory \"128MiB\"; egress \"none\";";
+pub(super) const BOX: &str = "memory \"128MiB\"; egress \"none\";";
 
-/// The files of every template of a home.
-fn templates(home: &Home) -> Vec<PathBuf> {
+/// The folders of a home's kept memories for one purpose.
+pub(super) fn memories(home: &Home, purpose: Purpose) -> Vec<PathBuf> {
     let below = |folder: PathBuf| -> Vec<PathBuf> {
         fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
     };
+    let is_it = |folder: &PathBuf| {
+        let record = fs::read(folder.join("record")).unwrap_or_default();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
+        record["of"]["purpose"] == serde_json::to_value(purpose).expect("encodes")
+    };
     let stores = below(home.path().join("jails"));
-    let stores = stores.into_iter().filter(|path| path.to_string_lossy().ends_with("-templates"));
-    stores.flat_map(below).collect()
+    let stores = stores.into_iter().filter(|path| path.to_string_lossy().ends_with("-memories"));
+    stores.flat_map(below).filter(is_it).collect()
 }
 
-fn tell(home: &Home, name: &str, line: &str) -> String {
+fn templates(home: &Home) -> Vec<PathBuf> {
+    memories(home, Purpose::Template)
+}
+
+pub(super) fn tell(home: &Home, name: &str, line: &str) -> String {
     home.ok(&["vm", "exec", name, "--", "sh", "-c", line])
 }
 

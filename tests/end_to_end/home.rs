@@ -306,7 +306,7 @@ impl Home {
             fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
         };
         // Templates are kept on purpose, until nothing can start from them.
-        let keeps = |path: &PathBuf| path.to_string_lossy().ends_with("-templates");
+        let keeps = |path: &PathBuf| path.to_string_lossy().ends_with("-memories");
         let owners = below(&self.folder.join("jails")).into_iter();
         let owners = owners.filter(|path| path.is_dir() && !keeps(path));
         let jails = owners.flat_map(|owner| below(&owner));

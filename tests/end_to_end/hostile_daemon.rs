@@ -45,12 +45,12 @@ impl Attack<'_> {
             Reply::Refused { rule } => rule == "the message is not understood",
             Reply::Failed { .. } | Reply::Ended { .. } | Reply::Unchanged => false,
             Reply::Jails { jails, .. } if jails.is_empty() => false,
-            Reply::Templates { templates } if templates.is_empty() => false,
+            Reply::Memories { memories } if memories.is_empty() => false,
             Reply::Hello { .. }
             | Reply::Facts(_)
             | Reply::Rules { .. }
             | Reply::Jails { .. }
-            | Reply::Templates { .. }
+            | Reply::Memories { .. }
             | Reply::Changed => panic!("{name}: {reply:?}"),
         };
         // It says that much and ends.
@@ -269,7 +269,7 @@ fn machines(attack: &mut Attack<'_>) {
         Machine { read_only: u16::MAX, ..machine() },
         Machine { backend: Backend::Firecracker, ..machine() },
         Machine { backend: Backend::Firecracker, kvm: true, card: Card::User, ..machine() },
-        Machine { template: Some(key), ..machine() },
+        Machine { from: Some(key), ..machine() },
         Machine { card: Card::Tap, ..machine() },
     ];
     for (index, machine) in bad.into_iter().enumerate() {

@@ -17,4 +17,5 @@ mod oci;
 mod owner;
 mod run;
 mod ssh;
+mod suspend;
 mod workspace;

@@ -161,7 +161,7 @@ pub(crate) fn machine() -> Machine {
         disks: 1,
         read_only: 0,
         words: KernelWords::try_from("quiet panic=0".to_string()).expect("good"),
-        template: None,
+        from: None,
     }
 }
 

@@ -93,6 +93,7 @@ fn kind(request: &Request) -> &'static str {
         Request::Get { .. } => "get",
         Request::Ship { .. } => "ship",
         Request::Survey => "survey",
+        Request::Sync => "sync",
         Request::Shutdown => "shutdown",
     }
 }
@@ -106,7 +107,7 @@ fn due(request: &Request) -> Vec<Act> {
     let send = |reply: Reply| vec![Act::Send(message(&reply))];
     match request {
         Request::Watch => Vec::new(),
-        Request::Identify(_) | Request::Shutdown => send(Reply::Done),
+        Request::Identify(_) | Request::Sync | Request::Shutdown => send(Reply::Done),
         Request::Exec(_) => {
             vec![Act::Send([message(&Reply::Started), message(&Reply::Exit { code: 1 })].concat())]
         }

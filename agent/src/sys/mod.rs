@@ -133,9 +133,18 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
 
 /// Opens an interface.
 pub(crate) fn set_up(name: &str) -> io::Result<()> {
+    set_flags(name, libc::IFF_UP | libc::IFF_RUNNING)
+}
+
+/// Takes an interface down, and all routes by it away.
+pub(crate) fn set_down(name: &str) -> io::Result<()> {
+    set_flags(name, 0)
+}
+
+fn set_flags(name: &str, flags: libc::c_int) -> io::Result<()> {
     let socket = control_socket()?;
     let mut request = request_for(name)?;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the kernel only reads the request, whose name ends with a zero.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &request) })
 }

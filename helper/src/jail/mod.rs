@@ -6,8 +6,8 @@ mod clear;
 mod furnish;
 mod inside;
 mod launch;
+pub(crate) mod memory;
 mod own;
-pub(crate) mod template;
 mod users;
 mod way;
 
@@ -46,7 +46,7 @@ pub(crate) struct Record {
     /// What.
     pub(crate) started: Started,
     /// The machine, when its memory can be kept.
-    pub(crate) make: Option<template::Make>,
+    pub(crate) make: Option<memory::Make>,
 }
 
 /// A jail.
@@ -130,7 +130,7 @@ pub(crate) fn create(
     sandbox: &SandboxId,
     root: &Path,
     started: Started,
-    make_of: Option<template::Make>,
+    make_of: Option<memory::Make>,
 ) -> Result<(Jail, Record), Bad> {
     let base = base()?;
     let lock = File::options().create(true).append(true).open(base.join("lock"));

@@ -1,7 +1,7 @@
 //! Starts a machine in a jail of its own.
 
 use crate::answer::{At, Bad};
-use crate::jail::{self, Furnish, Jail, Launch, Record, Role, read_end, template};
+use crate::jail::{self, Furnish, Jail, Launch, Record, Role, memory, read_end};
 use crate::netlink::Netlink;
 use crate::programs::{self, Firecracker, Qemu};
 use crate::table::Caller;
@@ -47,17 +47,17 @@ pub(crate) fn run(
     if cgroup::is_taken(caller.uid, sandbox)? {
         return Err(Bad::Refused("a machine of that id is there already"));
     }
-    let kept = match &machine.template {
-        Some(key) => Some(template::open_kept(caller, key, machine)?),
+    let kept = match &machine.from {
+        Some(key) => Some(memory::open_kept(caller, key, machine)?),
         None => None,
     };
     let started = Started {
         boot: machine.boot.clone(),
         backend: machine.backend,
         kvm: machine.kvm,
-        template: machine.template.clone(),
+        from: machine.from.clone(),
     };
-    let make = (machine.backend == Backend::Firecracker).then(|| template::Make::of(machine));
+    let make = (machine.backend == Backend::Firecracker).then(|| memory::Make::of(machine));
     let (jail, record) = jail::create(caller, sandbox, &programs.root(sandbox), started, make)?;
     let start = Start { sandbox, machine, descriptors, kept, jail: &jail, record: &record };
     let outcome = start.run(&programs, caller);

@@ -169,6 +169,8 @@ pub(crate) enum Vm {
     Start(Target),
     /// Stop a sandbox in order; its disk stays
     Stop(Target),
+    /// Keep a sandbox's memory and end its machine; it goes on from there when it is started
+    Suspend(Target),
     /// Stop a sandbox and start it again
     Restart(Target),
     /// Stop a sandbox at once, as if by pulling its plug

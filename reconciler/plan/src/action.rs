@@ -134,6 +134,8 @@ pub enum Action {
         sandbox: SandboxId,
         /// Whether it boots even where there is a template.
         cold: bool,
+        /// Whether it goes on from the memory that was kept.
+        wakes: bool,
         /// Processors, for people.
         cpus: u8,
         /// Memory, for people.
@@ -144,10 +146,25 @@ pub enum Action {
         /// Whose.
         sandbox: SandboxId,
     },
-    /// Drop such a memory.
-    DropTemplate {
+    /// Drop a memory that nothing goes on from.
+    DropMemory {
         /// Which.
-        template: BootKey,
+        memory: BootKey,
+    },
+    /// Ask the guest to write back what it holds of its disks. Best effort.
+    SyncGuest {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// Keep the memory of a guest, for its sandbox to go on from. It stands still from then on.
+    Suspend {
+        /// Whose.
+        sandbox: SandboxId,
+    },
+    /// Give up the memory that a sandbox would go on from.
+    ForgetMemory {
+        /// Whose.
+        sandbox: SandboxId,
     },
     /// Ask the guest to stop its services, sync and power off. Best effort: the next action makes sure.
     ShutdownGuest {
@@ -221,7 +238,10 @@ impl Action {
             | Action::StopVmm { .. }
             | Action::RemoveRun { .. }
             | Action::KeepTemplate { .. }
-            | Action::DropTemplate { .. }
+            | Action::DropMemory { .. }
+            | Action::SyncGuest { .. }
+            | Action::Suspend { .. }
+            | Action::ForgetMemory { .. }
             | Action::Identify { .. }
             | Action::ShipWorkspace { .. }
             | Action::Publish { .. }
@@ -258,12 +278,15 @@ impl Action {
             | Action::ShutdownGuest { .. }
             | Action::StopVmm { .. }
             | Action::RemoveRun { .. }
-            | Action::DropTemplate { .. }
+            | Action::DropMemory { .. }
+            | Action::ForgetMemory { .. }
             | Action::RemoveBridge
             | Action::RemoveRules
             | Action::RemoveTap { .. }
             | Action::Unpublish { .. } => '-',
-            Action::GrowVolume { .. }
+            Action::SyncGuest { .. }
+            | Action::Suspend { .. }
+            | Action::GrowVolume { .. }
             | Action::GrowDisk { .. }
             | Action::ApplyRules { .. }
             | Action::RouteNames
@@ -293,6 +316,7 @@ impl fmt::Display for Action {
             Action::RemoveDisk { ephemeral: false, .. } => {
                 f.write_str("destroy disk with its data")
             }
+            Action::StartVmm { wakes: true, .. } => f.write_str("go on from its memory"),
             Action::StartVmm { cpus, memory, .. } => {
                 write!(f, "start with {cpus} cpu{}, {memory}", if *cpus == 1 { "" } else { "s" })
             }
@@ -301,7 +325,10 @@ impl fmt::Display for Action {
             Action::StopVmm { kill: false, .. } => f.write_str("stop"),
             Action::RemoveRun { .. } => f.write_str("clean up run"),
             Action::KeepTemplate { .. } => f.write_str("keep a template"),
-            Action::DropTemplate { template } => write!(f, "drop {}", template.as_str()),
+            Action::DropMemory { memory } => write!(f, "drop {}", memory.as_str()),
+            Action::SyncGuest { .. } => f.write_str("sync its disks"),
+            Action::Suspend { .. } => f.write_str("suspend"),
+            Action::ForgetMemory { .. } => f.write_str("give up its memory"),
             Action::Identify { generation, .. } => {
                 write!(f, "identify as generation {}", generation.0)
             }

@@ -6,7 +6,7 @@ use banger_wire::id::{Digest, SandboxId, VolumeId};
 use banger_wire::machine::{Backend, BootKey};
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One fact. Nothing is destroyed or made anew on [`Seen::Unknown`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Actual {
     pub backends: Backends,
     /// Memories that machines can start from.
     pub templates: BTreeMap<BootKey, TemplateFact>,
+    /// Memories of guests that were kept.
+    pub memories: BTreeSet<BootKey>,
     /// Things in our folders that nothing desired accounts for. They are left alone.
     pub foreign: Vec<String>,
 }
@@ -74,6 +76,7 @@ impl Default for Actual {
             network: Seen::Unknown("it was not looked at".to_string()),
             backends: Backends::default(),
             templates: BTreeMap::new(),
+            memories: BTreeSet::new(),
             foreign: Vec::new(),
         }
     }
@@ -216,6 +219,8 @@ pub struct SandboxFact {
     pub vmm: Seen<VmmFact>,
     /// The folder of its current or last run.
     pub run: Seen<RunFact>,
+    /// The memory that it goes on from.
+    pub suspended: Seen<SuspendedFact>,
     /// What its guest says. Absent while it does not answer.
     pub guest: Seen<GuestState>,
     /// Seconds since its guest was last heard, or since this daemon began to listen to it.
@@ -236,6 +241,7 @@ impl SandboxFact {
             folder: false,
             vmm: Seen::Absent,
             run: Seen::Absent,
+            suspended: Seen::Absent,
             guest: Seen::Absent,
             silent_secs: 0,
             tap: Seen::Absent,
@@ -280,6 +286,21 @@ pub struct VmmFact {
     pub backend: String,
     /// Whether its memory should be kept for others like it: it could be, and none is.
     pub lacks_template: bool,
+    /// Whether its memory can be kept, for its sandbox to go on from.
+    pub can_suspend: bool,
+    /// Whether it stands still because its memory was kept. It must not go on: its sandbox goes on from that memory.
+    pub is_suspended: bool,
+}
+
+/// The memory that a sandbox goes on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SuspendedFact {
+    /// What it is known by.
+    pub memory: BootKey,
+    /// What had been started.
+    pub boot: Boot,
+    /// Why nothing can go on from it, when nothing can.
+    pub unusable: Option<String>,
 }
 
 /// The folder of a run.

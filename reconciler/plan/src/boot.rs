@@ -122,6 +122,16 @@ impl Boot {
         BootKey::try_from(digest).expect("digests are hex digits")
     }
 
+    /// What differs, one line each, from one whose memory was kept to the wanted one. The memory may be another sandbox's.
+    pub fn kept_differences(kept: &Boot, wanted: &Boot) -> Vec<String> {
+        if kept.sandbox == wanted.sandbox {
+            return Self::differences(kept, wanted);
+        }
+        let (sandbox, cid) = (wanted.sandbox.clone(), wanted.cid);
+        let (recipe, restarts) = (wanted.recipe.clone(), wanted.restarts);
+        Self::differences(&Self { sandbox, cid, recipe, restarts, ..kept.clone() }, wanted)
+    }
+
     /// What differs, one line each, from a running one to the wanted one.
     pub fn differences(running: &Boot, wanted: &Boot) -> Vec<String> {
         let mut lines = Vec::new();

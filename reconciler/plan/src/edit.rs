@@ -52,6 +52,10 @@ pub fn edit(spec: &Spec, command: &Edit<Spec>, ended: bool) -> Result<Spec, Edit
             s.mode = Mode::Stopped;
             s.kill = false;
         })?,
+        Edit::Suspend { name } => sandbox(&mut next, name, &|s| {
+            s.mode = Mode::Suspended;
+            s.kill = false;
+        })?,
         Edit::Kill { name } => sandbox(&mut next, name, &|s| {
             s.mode = Mode::Stopped;
             s.kill = true;

@@ -61,7 +61,8 @@ fn sandbox_status(
         id: sandbox.id.clone(),
         phase,
         reason: banger_wire::text::clean_line(&reason),
-        settled: list.is_none() && matches!(phase, Phase::Ready | Phase::Stopped),
+        settled: list.is_none()
+            && matches!(phase, Phase::Ready | Phase::Stopped | Phase::Suspended),
         generation: sandbox.generation,
         observed_generation: guest.map_or(Generation(0), |guest| guest.generation),
         image: sandbox.spec.image.to_string(),
@@ -113,7 +114,11 @@ fn phase(
         return (if up { Phase::Degraded } else { Phase::Pending }, why);
     }
     if !sandbox.runs() {
-        let phase = if up { Phase::Stopping } else { Phase::Stopped };
+        let phase = match (up, fact.suspended.present()) {
+            (true, _) => Phase::Stopping,
+            (false, Some(_)) => Phase::Suspended,
+            (false, None) => Phase::Stopped,
+        };
         return (phase, failure.map(|f| f.problem.message.clone()).unwrap_or_default());
     }
     if let Some(failure) = failure {
@@ -195,7 +200,7 @@ pub fn settled(
                 || !sandbox.reason.is_empty() && problem.message.contains(&sandbox.reason)
         });
         match sandbox.phase {
-            Phase::Ready | Phase::Stopped => {}
+            Phase::Ready | Phase::Stopped | Phase::Suspended => {}
             Phase::Pending
             | Phase::Stopping
             | Phase::Removing
@@ -232,7 +237,10 @@ fn stuck(
         crate::plan::Wait::Ready(name) => status.sandboxes.iter().any(|other| {
             other.project == *project
                 && other.name == *name
-                && matches!(other.phase, Phase::Failed | Phase::Degraded | Phase::Stopped)
+                && matches!(
+                    other.phase,
+                    Phase::Failed | Phase::Degraded | Phase::Stopped | Phase::Suspended
+                )
         }),
     };
     if let Some(wait) = list.waits.iter().find(hopeless) {

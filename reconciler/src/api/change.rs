@@ -72,6 +72,7 @@ pub(super) async fn edit(
         | Edit::Update { .. }
         | Edit::Start { .. }
         | Edit::Stop { .. }
+        | Edit::Suspend { .. }
         | Edit::Kill { .. }
         | Edit::Restart { .. } => None,
     };
@@ -80,6 +81,7 @@ pub(super) async fn edit(
         Edit::Create { .. }
         | Edit::Update { .. }
         | Edit::Stop { .. }
+        | Edit::Suspend { .. }
         | Edit::Kill { .. }
         | Edit::Restart { .. }
         | Edit::Delete { .. } => false,
@@ -89,6 +91,7 @@ pub(super) async fn edit(
         Edit::Create { .. }
         | Edit::Start { .. }
         | Edit::Stop { .. }
+        | Edit::Suspend { .. }
         | Edit::Kill { .. }
         | Edit::Restart { .. }
         | Edit::Delete { .. } => Consent::Only(removed),
@@ -98,6 +101,7 @@ pub(super) async fn edit(
         other @ (Edit::Update { .. }
         | Edit::Start { .. }
         | Edit::Stop { .. }
+        | Edit::Suspend { .. }
         | Edit::Kill { .. }
         | Edit::Restart { .. }
         | Edit::Delete { .. }) => other,

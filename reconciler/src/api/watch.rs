@@ -127,7 +127,14 @@ pub(super) async fn follow_sandbox(
         let status = all.find(|sandbox| sandbox.id == *id);
         match status.map(|status| (status.phase, status.reason.clone())) {
             Some((Phase::Ready, _)) => return Ok(()),
-            Some((Phase::Failed | Phase::Degraded | Phase::Stopped | Phase::Removing, reason)) => {
+            Some((
+                Phase::Failed
+                | Phase::Degraded
+                | Phase::Stopped
+                | Phase::Suspended
+                | Phase::Removing,
+                reason,
+            )) => {
                 return Err(problem(ProblemKind::Host, reason));
             }
             Some((Phase::Pending | Phase::Starting | Phase::Stopping, _)) | None => {}

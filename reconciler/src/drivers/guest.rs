@@ -2,7 +2,7 @@
 
 use super::{Guest, GuestFacts, Outcome, Progress, Wake};
 use crate::fault::{During, Fault};
-use crate::folders::Folders;
+use crate::folders::{self, Folders};
 use crate::helper::Helper;
 use crate::vsock::{self, Conversation};
 use crate::way::Way;
@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use banger_plan::Seen;
 use banger_schema::spec::WorkspaceSpec;
 use banger_wire::agent::{GuestState, HEARTBEAT_SECS, Identity, Phase, Reply, Request};
-use banger_wire::id::SandboxId;
+use banger_wire::id::{Generation, SandboxId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -26,6 +26,8 @@ const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECS);
 const IDENTIFY: Duration = Duration::from_secs(180);
 /// How long a guest may take to end its services. Stopping its processes waits after that.
 const SHUT_DOWN: Duration = Duration::from_secs(10);
+/// How long a guest may take to write back what it holds.
+const SYNC: Duration = Duration::from_secs(60);
 /// How long what a guest took on may take to be seen.
 const SEEN: Duration = Duration::from_secs(2);
 /// Between two tries to reach a guest that boots.
@@ -112,7 +114,14 @@ impl Guest for VsockGuest {
                 watcher.heard = Instant::now();
             }
             let silent_secs = watcher.heard.elapsed().as_secs();
-            let state = state.map_or(Seen::Absent, Seen::Present);
+            let woken = self.folders.vm(id).join(super::vmm::WOKEN).exists();
+            let state = state.map_or(Seen::Absent, |mut said| {
+                if woken {
+                    // Whoever it remembers to be, it was not told since it goes on.
+                    said.generation = Generation(0);
+                }
+                Seen::Present(said)
+            });
             facts.insert(id.clone(), GuestFacts { state, silent_secs });
         }
         facts
@@ -120,12 +129,15 @@ impl Guest for VsockGuest {
 
     async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault> {
         let generation = identity.generation;
+        let woken = self.folders.vm(sandbox).join(super::vmm::WOKEN);
+        let identity = Identity { woken: woken.exists(), ..identity };
         // Written first: a memory that may have been told who it is, is nobody else's.
         let named = self.folders.vm(sandbox).join(super::vmm::NAMED);
         std::fs::write(&named, b"").during(|| format!("writing {}", named.display()))?;
         let mut guest = self.ask(sandbox, &Request::Identify(Box::new(identity))).await?;
         let done = guest.done(IDENTIFY).await;
         done.map_err(|error| Fault::io("the guest did not take its identity", error))?;
+        folders::remove(&woken)?;
         self.until(sandbox, |said| said.generation == generation).await;
         Ok(Outcome::Changed)
     }
@@ -140,6 +152,16 @@ impl Guest for VsockGuest {
         workspace::ship(&place, sandbox.as_str(), workspace, Some(progress)).await?;
         self.until(sandbox, |said| said.phase != Phase::Shipping).await;
         Ok(Outcome::Changed)
+    }
+
+    async fn sync(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
+        let asked = async {
+            self.ask(sandbox, &Request::Sync).await?.done(SYNC).await.during(|| "sync".into())
+        };
+        if let Err(fault) = asked.await {
+            tracing::info!("{sandbox} did not sync its disks: {}", fault.problem().message);
+        }
+        Ok(Outcome::Unchanged)
     }
 
     async fn shut_down(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {

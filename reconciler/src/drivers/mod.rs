@@ -12,8 +12,8 @@ pub mod vmm;
 use crate::fault::Fault;
 use async_trait::async_trait;
 use banger_plan::actual::{
-    ArtifactFact, Backends, DiskFact, NetworkFact, RunFact, Seen, TapFact, TemplateFact, VmmFact,
-    VolumeFact,
+    ArtifactFact, Backends, DiskFact, NetworkFact, RunFact, Seen, SuspendedFact, TapFact,
+    TemplateFact, VmmFact, VolumeFact,
 };
 use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
@@ -142,25 +142,53 @@ pub struct VmmFacts {
     pub vmm: Seen<VmmFact>,
     /// The folder of its run.
     pub run: Seen<RunFact>,
+    /// The memory that it goes on from.
+    pub suspended: Seen<SuspendedFact>,
     /// Whether it has a jail or a cgroup.
     pub jail: bool,
+}
+
+/// What the VMM driver sees.
+#[derive(Debug, Clone, Default)]
+pub struct VmmSeen {
+    /// Of each sandbox.
+    pub sandboxes: BTreeMap<SandboxId, VmmFacts>,
+    /// Memories that machines can start from.
+    pub templates: BTreeMap<BootKey, TemplateFact>,
+    /// Memories of guests that were kept.
+    pub memories: BTreeSet<BootKey>,
+    /// What nothing desired accounts for.
+    pub foreign: Vec<String>,
+}
+
+/// How a machine begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// From a template where there is one; else it boots.
+    Template,
+    /// It boots.
+    Boot,
+    /// It goes on from the memory that was kept of its guest. That memory is given up before the guest goes on.
+    Memory,
 }
 
 /// Processes.
 #[async_trait]
 pub trait Vmm: Send + Sync {
-    /// What is there of all that is desired, and what nothing desired accounts for.
-    async fn observe(&self, desired: &Desired) -> (BTreeMap<SandboxId, VmmFacts>, Vec<String>);
+    /// What is there of all that is desired.
+    async fn observe(&self, desired: &Desired) -> VmmSeen;
     /// What guests can be run with here.
     fn backends(&self) -> Backends;
-    /// Memories that machines can start from.
-    async fn templates(&self) -> BTreeMap<BootKey, TemplateFact>;
-    /// Records the run and starts its processes; from a template where there is one, unless `cold`.
-    async fn start(&self, boot: &Boot, cold: bool) -> Result<Outcome, Fault>;
+    /// Records the run and starts its processes.
+    async fn start(&self, boot: &Boot, begin: Begin) -> Result<Outcome, Fault>;
+    /// Lets a guest stand still and keeps its memory, for its sandbox to go on from. When that fails, it goes on at once.
+    async fn suspend(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
+    /// Gives up the memory that a sandbox would go on from.
+    async fn forget_memory(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
     /// Keeps the memory of a guest that waits for its identity. What fails is only said.
     async fn keep_template(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
-    /// Drops such a memory.
-    async fn drop_template(&self, template: &BootKey) -> Result<Outcome, Fault>;
+    /// Drops a memory.
+    async fn drop_memory(&self, memory: &BootKey) -> Result<Outcome, Fault>;
     /// Ends the processes: waits for them unless `kill`, then TERM, then KILL. They are gone when it returns well.
     async fn stop(&self, sandbox: &SandboxId, kill: bool) -> Result<Outcome, Fault>;
     /// Removes the folder of a run, its jail and its cgroup.
@@ -192,6 +220,8 @@ pub trait Guest: Send + Sync {
         workspace: &WorkspaceSpec,
         progress: Progress,
     ) -> Result<Outcome, Fault>;
+    /// Asks a guest to write back what it holds of its disks. Best effort.
+    async fn sync(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
     /// Asks a guest to shut down. Best effort: what it does not do, stopping its processes does.
     async fn shut_down(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
 }

@@ -3,24 +3,26 @@
 //! It keeps the rules of the real one that matter: a disk cannot go while a VMM has it open, a VMM needs its
 //! disk, a guest answers some time after its VMM started. It is deterministic and can fail or "crash" on demand.
 
+mod vmm;
+
 use super::{
     Disk, DiskFacts, DiskRemoval, DiskTarget, Drivers, Guest, GuestFacts, Net, NetChange, NetFacts,
-    Outcome, Progress, Vmm, VmmFacts,
+    Outcome, Progress,
 };
 use crate::fault::Fault;
 use async_trait::async_trait;
 use banger_plan::actual::{
-    ArtifactFact, Backends, BridgeFact, DiskFact, ImageConfig, NetworkFact, RulesFact, RunFact,
-    Seen, TapFact, TemplateFact, VmmFact, VolumeFact,
+    ArtifactFact, Backends, BridgeFact, DiskFact, ImageConfig, NetworkFact, RulesFact, Seen,
+    TapFact, TemplateFact, VolumeFact,
 };
-use banger_plan::boot::{Boot, Nic};
+use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
 use banger_plan::policy::policy;
 use banger_plan::recipe;
 use banger_schema::spec::{ImageSource, KernelSource, WorkspaceSpec};
 use banger_wire::agent::{GuestState, Identity, Phase};
 use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
-use banger_wire::machine::{Backend, BootKey};
+use banger_wire::machine::BootKey;
 use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +41,19 @@ pub struct SimVmm {
     pub silent: bool,
     /// Seconds that this daemon has not heard it.
     pub unheard: u64,
+    /// It stands still.
+    pub paused: bool,
+    /// It goes on from a memory, and was not told who it is since.
+    pub woken: bool,
+}
+
+/// What a sandbox goes on from.
+#[derive(Debug, Clone)]
+pub struct SimRecord {
+    memory: BootKey,
+    boot: Boot,
+    /// How often guests ran on its disk until then.
+    runs: u32,
 }
 
 /// Everything that exists in the simulated world.
@@ -86,19 +101,12 @@ pub struct World {
     pub backends: Backends,
     /// Memories that machines can start from.
     pub templates: BTreeMap<BootKey, TemplateFact>,
-}
-
-impl World {
-    fn lacks_template(&self, boot: &Boot) -> bool {
-        boot.backend == Backend::Firecracker && !self.templates.contains_key(&template_key(boot))
-    }
-}
-
-/// Machines of the same make have the same.
-fn template_key(boot: &Boot) -> BootKey {
-    let make = (&boot.kernel, &boot.image, boot.cpus, boot.memory, boot.disk, boot.volumes.len());
-    let digest = recipe::digest(&make).as_str()[..BootKey::LENGTH].to_string();
-    BootKey::try_from(digest).expect("digests are hex digits")
+    /// Memories of guests that were kept, and what each guest said.
+    pub memories: BTreeMap<BootKey, GuestState>,
+    /// What sandboxes go on from.
+    pub suspended: BTreeMap<SandboxId, SimRecord>,
+    /// How often a guest ran, or went on, with each sandbox's disk.
+    pub disk_runs: BTreeMap<SandboxId, u32>,
 }
 
 /// The simulated world, shared by its four drivers.
@@ -282,98 +290,10 @@ impl Disk for Sim {
             DiskRemoval::Sandbox(id) => {
                 assert!(!world.vmms.contains_key(id), "no VMM has the disk open");
                 world.workspaces.remove(id);
+                world.suspended.remove(id);
                 changed(world.disks.remove(id).is_some())
             }
         })
-    }
-}
-
-#[async_trait]
-impl Vmm for Sim {
-    async fn observe(&self, desired: &Desired) -> (BTreeMap<SandboxId, VmmFacts>, Vec<String>) {
-        let world = self.world();
-        let facts = desired.sandboxes.keys().map(|id| {
-            let vmm = world.vmms.get(id).map(|vmm| VmmFact {
-                boot: vmm.boot.key(),
-                uptime_secs: vmm.uptime,
-                whole: true,
-                backend: "sim".into(),
-                lacks_template: world.lacks_template(&vmm.boot),
-            });
-            let run = world
-                .runs
-                .get(id)
-                .map(|(boot, left)| RunFact { boot: Some(boot.clone()), left: *left });
-            let vmm = match (world.blind, vmm) {
-                (true, _) => Seen::Unknown("the simulation is blind".into()),
-                (false, vmm) => vmm.map_or(Seen::Absent, Seen::Present),
-            };
-            (
-                id.clone(),
-                VmmFacts { vmm, run: run.map_or(Seen::Absent, Seen::Present), jail: false },
-            )
-        });
-        let facts = facts.collect();
-        let foreign = world.vmms.keys().filter(|id| !desired.sandboxes.contains_key(*id));
-        (facts, foreign.map(|id| format!("processes of {id}")).collect())
-    }
-
-    fn backends(&self) -> Backends {
-        self.world().backends.clone()
-    }
-
-    async fn templates(&self) -> BTreeMap<BootKey, TemplateFact> {
-        self.world().templates.clone()
-    }
-
-    async fn keep_template(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
-        self.effect("keep_template", |world| {
-            let vmm = &world.vmms[sandbox];
-            let guest = vmm.guest.as_ref().expect("it waits");
-            assert_eq!(guest.generation, Generation(0), "its memory is nobody's yet");
-            let (kernel, image) = (vmm.boot.kernel.clone(), vmm.boot.image.clone());
-            let fact = TemplateFact { kernel, image, current: true, idle_secs: 0 };
-            let key = template_key(&vmm.boot);
-            changed(world.templates.insert(key, fact).is_none())
-        })
-    }
-
-    async fn drop_template(&self, template: &BootKey) -> Result<Outcome, Fault> {
-        self.effect("drop_template", |world| changed(world.templates.remove(template).is_some()))
-    }
-
-    async fn start(&self, boot: &Boot, _cold: bool) -> Result<Outcome, Fault> {
-        self.effect("start", |world| {
-            let id = &boot.sandbox;
-            assert!(world.disks.contains_key(id), "a VMM needs its disk");
-            assert!(
-                boot.volumes.iter().all(|(volume, _)| world.volumes.contains_key(volume)),
-                "and its volumes"
-            );
-            assert!(!world.vmms.contains_key(id), "one VMM per sandbox");
-            assert!(boot.nic != Nic::Tap || world.taps.contains_key(id), "and its port");
-            world.runs.insert(id.clone(), (boot.clone(), false));
-            *world.starts.entry(id.clone()).or_default() += 1;
-            let vmm =
-                SimVmm { boot: boot.clone(), uptime: 0, guest: None, silent: false, unheard: 0 };
-            world.vmms.insert(id.clone(), vmm);
-            changed(true)
-        })
-    }
-
-    async fn stop(&self, sandbox: &SandboxId, _kill: bool) -> Result<Outcome, Fault> {
-        self.effect("stop", |world| changed(world.vmms.remove(sandbox).is_some()))
-    }
-
-    async fn remove_run(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
-        self.effect("remove_run", |world| {
-            assert!(!world.vmms.contains_key(sandbox), "its processes are gone first");
-            changed(world.runs.remove(sandbox).is_some())
-        })
-    }
-
-    async fn last_words(&self, _: &SandboxId) -> String {
-        "simulated console".into()
     }
 }
 
@@ -383,7 +303,11 @@ impl Guest for Sim {
         let world = self.world();
         let fact = |id: &SandboxId| {
             let vmm = world.vmms.get(id);
-            let state = vmm.and_then(|vmm| vmm.guest.clone());
+            let state = vmm.filter(|vmm| !vmm.paused).and_then(|vmm| {
+                let generation = if vmm.woken { Some(Generation(0)) } else { None };
+                let said = vmm.guest.clone()?;
+                Some(GuestState { generation: generation.unwrap_or(said.generation), ..said })
+            });
             let silent_secs = vmm.map_or(0, |vmm| vmm.unheard);
             GuestFacts { state: state.map_or(Seen::Absent, Seen::Present), silent_secs }
         };
@@ -392,7 +316,10 @@ impl Guest for Sim {
 
     async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault> {
         self.effect("identify", |world| {
-            let guest = world.vmms.get_mut(sandbox).and_then(|vmm| vmm.guest.as_mut());
+            let vmm = world.vmms.get_mut(sandbox).filter(|vmm| !vmm.paused);
+            let Some(vmm) = vmm else { return Err(Fault::host("it does not run")) };
+            vmm.woken = false;
+            let guest = vmm.guest.as_mut();
             let Some(guest) = guest else { return Err(Fault::host("the guest does not answer")) };
             let before = guest.clone();
             guest.generation = identity.generation;
@@ -416,6 +343,10 @@ impl Guest for Sim {
             guest.phase = Phase::Ready;
             changed(world.workspaces.insert(sandbox.clone()))
         })
+    }
+
+    async fn sync(&self, _: &SandboxId) -> Result<Outcome, Fault> {
+        self.effect("sync", |_| changed(false))
     }
 
     async fn shut_down(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {

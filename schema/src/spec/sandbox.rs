@@ -192,4 +192,6 @@ pub enum Mode {
     Running,
     /// It is stopped; its disk stays.
     Stopped,
+    /// Its memory is kept, too, and it goes on from it.
+    Suspended,
 }

@@ -3,7 +3,7 @@
 //! The host opens a vsock stream to [`PORT`] and sends one [`Request`] as a control frame. What follows
 //! depends on it. Every byte from the guest is hostile: an answer is a claim about that one guest (R-G7).
 
-use crate::id::Generation;
+use crate::id::{Generation, SandboxId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -51,6 +51,8 @@ pub enum Request {
     /// Send what changed in the workspace since it was shipped. Answered by `Workspace`, then a tree in `Stdout` frames, an
     /// empty one last; or by `Failed`.
     Survey,
+    /// Write back what is held of the disks. Answered by `Done` when it is on them.
+    Sync,
     /// Stop everything, sync, unmount, power off. Answered by `Done` when no write can be lost any more.
     Shutdown,
 }
@@ -218,6 +220,9 @@ impl Signal {
 pub struct Identity {
     /// The generation of desired state that this is.
     pub generation: Generation,
+    /// Whose. A disk that another had before is this one's from now on.
+    #[serde(default)]
+    pub sandbox: Option<SandboxId>,
     /// The guest's host name.
     pub hostname: String,
     /// The environment of every command in the sandbox.
@@ -253,6 +258,10 @@ pub struct Identity {
     pub workspace: Option<String>,
     /// What must succeed before the sandbox counts as ready.
     pub ready: Option<ReadyProbe>,
+    /// Whether the guest goes on from a memory that was kept: then its card and its names are set up anew, whichever
+    /// generation it remembers.
+    #[serde(default)]
+    pub woken: bool,
     /// The host's clock, in nanoseconds since 1970.
     pub clock_ns: u64,
     /// 32 random bytes in hex for the guest's entropy pool.

@@ -95,6 +95,11 @@ pub enum Edit<S> {
         /// Which sandbox.
         name: Name,
     },
+    /// Mode suspended.
+    Suspend {
+        /// Which sandbox.
+        name: Name,
+    },
     /// Mode stopped, without asking the guest.
     Kill {
         /// Which sandbox.
@@ -296,6 +301,8 @@ pub enum Phase {
     Ready,
     /// It runs, but not as it should.
     Degraded,
+    /// Its memory is kept, and it goes on from it.
+    Suspended,
     /// It is on its way down.
     Stopping,
     /// It does not run, as its spec says or as its restart policy allows.
@@ -313,6 +320,7 @@ impl std::fmt::Display for Phase {
             Phase::Starting => "Starting",
             Phase::Ready => "Ready",
             Phase::Degraded => "Degraded",
+            Phase::Suspended => "Suspended",
             Phase::Stopping => "Stopping",
             Phase::Stopped => "Stopped",
             Phase::Failed => "Failed",

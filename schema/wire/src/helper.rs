@@ -53,21 +53,21 @@ pub enum Request {
         /// Whether they are killed, and are gone with the answer. Otherwise the VMM is asked.
         kill: bool,
     },
-    /// Keep the memory and the state that Firecracker wrote down in a jail, as a template; take them out of the jail.
-    TemplateKeep {
+    /// Keep the memory and the state that Firecracker wrote down in a jail; take them out of the jail.
+    MemoryKeep {
         /// Whose jail.
         sandbox: SandboxId,
         /// What it is known by.
-        template: BootKey,
+        memory: BootKey,
         /// What it was made with.
-        of: TemplateOf,
+        of: MemoryOf,
     },
-    /// The caller's templates.
-    TemplateList {},
+    /// The memories that the caller has kept.
+    MemoryList {},
     /// Drop one.
-    TemplateDrop {
+    MemoryDrop {
         /// Which.
-        template: BootKey,
+        memory: BootKey,
     },
     /// Kill who is left in a jail and remove it, with its cgroup.
     VmRemove {
@@ -155,13 +155,25 @@ pub enum Line {
     Vsock,
 }
 
-/// The most templates of one owner.
-pub const MAX_TEMPLATES: usize = 16;
+/// The most memories that one owner keeps.
+pub const MAX_MEMORIES: usize = 64;
 
-/// What a template was made with.
+/// What a kept memory is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// A guest that waits for an identity: many may begin from it.
+    Template,
+    /// Somebody's: a sandbox goes on from it.
+    Guest,
+}
+
+/// What a kept memory was made with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TemplateOf {
+pub struct MemoryOf {
+    /// What it is for.
+    pub purpose: Purpose,
     /// The content of the kernel.
     pub kernel: Digest,
     /// The content of the image.
@@ -170,14 +182,14 @@ pub struct TemplateOf {
     pub programs: Digest,
 }
 
-/// A template.
+/// A memory that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Template {
+pub struct Memory {
     /// What it is known by.
-    pub template: BootKey,
+    pub memory: BootKey,
     /// What it was made with.
-    pub of: TemplateOf,
+    pub of: MemoryOf,
     /// Seconds since it was made or last used.
     pub idle_secs: u64,
 }
@@ -216,9 +228,9 @@ pub struct Started {
     pub backend: Backend,
     /// Whether the processor runs the guest's code.
     pub kvm: bool,
-    /// The template that it started from.
+    /// The memory that it went on from.
     #[serde(default)]
-    pub template: Option<BootKey>,
+    pub from: Option<BootKey>,
 }
 
 /// One answer.
@@ -247,10 +259,10 @@ pub enum Reply {
         /// Whether there are more behind them.
         more: bool,
     },
-    /// To `TemplateList`.
-    Templates {
+    /// To `MemoryList`.
+    Memories {
         /// All of them.
-        templates: Vec<Template>,
+        memories: Vec<Memory>,
     },
     /// It already was so.
     Unchanged,

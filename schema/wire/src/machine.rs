@@ -25,10 +25,14 @@ pub const METRICS: &str = "metrics";
 pub const API: &str = "api.sock";
 /// The socket between QEMU and its vsock device.
 pub const VHOST: &str = "vhost.sock";
-/// The state of a machine that was written down.
+/// The state of the machine that this one goes on from.
 pub const STATE: &str = "state";
 /// Its memory.
 pub const MEMORY: &str = "memory";
+/// The state of this machine, when it is written down.
+pub const WRITTEN_STATE: &str = "written.state";
+/// Its memory.
+pub const WRITTEN_MEMORY: &str = "written.memory";
 
 /// The file of a disk, by its place.
 pub fn disk(index: usize) -> String {
@@ -169,9 +173,9 @@ pub struct Machine {
     pub read_only: u16,
     /// The kernel's command line. Firecracker is told later, by its API.
     pub words: KernelWords,
-    /// The template that it starts from.
+    /// The memory that it goes on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template: Option<BootKey>,
+    pub from: Option<BootKey>,
 }
 
 impl Machine {
@@ -197,8 +201,8 @@ impl Machine {
             Err("Firecracker needs KVM")
         } else if self.backend == Backend::Firecracker && self.card == Card::User {
             Err("Firecracker has no network stack of its own")
-        } else if self.backend == Backend::Qemu && self.template.is_some() {
-            Err("QEMU starts from no template")
+        } else if self.backend == Backend::Qemu && self.from.is_some() {
+            Err("QEMU goes on from no memory")
         } else {
             Ok(())
         }
@@ -262,7 +266,7 @@ mod tests {
             disks: 2,
             read_only: 1,
             words: KernelWords::try_from("console=ttyS0".to_string()).expect("good"),
-            template: None,
+            from: None,
         }
     }
 
@@ -281,7 +285,7 @@ mod tests {
             Machine { read_only: 4, ..machine() },
             Machine { backend: Backend::Firecracker, ..machine() },
             Machine { backend: Backend::Firecracker, kvm: true, card: Card::User, ..machine() },
-            Machine { template: Some(machine().boot), ..machine() },
+            Machine { from: Some(machine().boot), ..machine() },
         ];
         for machine in bad {
             assert!(machine.check().is_err(), "{machine:?}");

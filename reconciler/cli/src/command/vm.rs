@@ -36,6 +36,7 @@ pub(super) async fn run(global: &Global, command: Vm) -> Result<ExitCode> {
         }
         Vm::Start(target) => edit(global, target, |name| Edit::Start { name }).await,
         Vm::Stop(target) => edit(global, target, |name| Edit::Stop { name }).await,
+        Vm::Suspend(target) => edit(global, target, |name| Edit::Suspend { name }).await,
         Vm::Restart(target) => edit(global, target, |name| Edit::Restart { name }).await,
         Vm::Kill(target) => edit(global, target, |name| Edit::Kill { name }).await,
         Vm::Delete { target, yes } => delete(global, target, yes).await,

@@ -12,7 +12,9 @@ pub(super) fn plan_removal(view: &View<'_>, list: &mut List) {
     let spec = &view.desired.spec;
     // What is thrown away needs no goodbye; a guest that does not answer cannot give one.
     let thrown_away = view.desired.ephemeral && view.desired.life == Life::Removed;
-    if !spec.kill && !thrown_away && view.fact.guest.present().is_some() {
+    let stands_still = view.fact.vmm.present().is_some_and(|vmm| vmm.is_suspended);
+    let can_say_it = view.fact.guest.present().is_some() && !stands_still && !view.verdict.suspend;
+    if !spec.kill && !thrown_away && can_say_it {
         list.push(Action::ShutdownGuest { sandbox: view.desired.id.clone() }, why.clone());
     }
 }

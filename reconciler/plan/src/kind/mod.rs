@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod network;
 mod port;
+mod suspend;
 mod tap;
 pub(crate) mod template;
 mod verdict;
@@ -47,7 +48,13 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
         list.blocked.push("it was not looked at".to_string());
         return list;
     };
-    let unknown = [fact.disk.unknown(), fact.vmm.unknown(), fact.run.unknown(), fact.tap.unknown()];
+    let unknown = [
+        fact.disk.unknown(),
+        fact.vmm.unknown(),
+        fact.run.unknown(),
+        fact.suspended.unknown(),
+        fact.tap.unknown(),
+    ];
     if let Some(why) = unknown.into_iter().flatten().next() {
         list.blocked.push(format!("cannot be told: {why}"));
         return list;
@@ -59,7 +66,10 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
             Part::Disk => disk::plan_removal(&view, &mut list),
             Part::Tap => tap::plan_removal(&view, &mut list),
             Part::Vmm => vmm::plan_removal(&view, &mut list),
-            Part::Guest => guest::plan_removal(&view, &mut list),
+            Part::Guest => {
+                guest::plan_removal(&view, &mut list);
+                suspend::plan_removal(&view, &mut list);
+            }
             Part::Port => port::plan_removal(&view, &mut list),
         }
     }

@@ -12,7 +12,7 @@ use banger_wire::machine::BootKey;
 /// How many are kept.
 pub(crate) const MOST: usize = 8;
 
-/// Drops what nothing can start from, and the longest unused of too many.
+/// Drops what nothing can start from, the longest unused of too many, and memories that nobody goes on from any more.
 pub(crate) fn plan_templates(actual: &Actual) -> List {
     let mut list = List::default();
     let has = |facts: &std::collections::BTreeMap<Digest, Seen<_>>, content: &Digest| {
@@ -40,12 +40,23 @@ pub(crate) fn plan_templates(actual: &Actual) -> List {
             kept.push((template, fact));
             continue;
         };
-        list.push(Action::DropTemplate { template: template.clone() }, cause);
+        list.push(Action::DropMemory { memory: template.clone() }, cause);
     }
     kept.sort_by_key(|(_, fact)| fact.idle_secs);
     for (template, _) in kept.into_iter().skip(MOST) {
         let cause = format!("{MOST} others were used since");
-        list.push(Action::DropTemplate { template: template.clone() }, cause);
+        list.push(Action::DropMemory { memory: template.clone() }, cause);
+    }
+    let suspended = || actual.sandboxes.values().map(|fact| &fact.suspended);
+    for memory in &actual.memories {
+        // What cannot be told may be this one.
+        let mut goes_on = suspended().filter(|seen| {
+            seen.unknown().is_some() || seen.present().is_some_and(|fact| fact.memory == *memory)
+        });
+        if goes_on.next().is_none() {
+            let action = Action::DropMemory { memory: memory.clone() };
+            list.push(action, "nothing goes on from it");
+        }
     }
     list
 }

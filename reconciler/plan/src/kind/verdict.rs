@@ -1,6 +1,6 @@
 //! What is to become of a sandbox's VMM and disk: the decision that its parts then carry out.
 
-use super::network;
+use super::{network, suspend};
 use crate::actual::{Actual, SandboxFact, Seen, VmmFact};
 use crate::boot::{Boot, Nic};
 use crate::desired::{Desired, DesiredSandbox, Key, Life};
@@ -18,8 +18,14 @@ pub const GUEST_DEADLINE_SECS: u64 = 120;
 pub struct Verdict {
     /// End the VMM, and why.
     pub stop: Option<String>,
+    /// Keep the memory before it ends.
+    pub suspend: bool,
     /// Start the VMM, and why.
     pub start: Option<String>,
+    /// Whether it goes on from the memory that was kept.
+    pub wakes: bool,
+    /// Give up the memory that was kept, and why.
+    pub forget: Option<String>,
     /// Destroy the disk, and why.
     pub remove_disk: Option<String>,
     /// What would be started, as far as it is known.
@@ -35,17 +41,26 @@ pub(super) fn decide(
     actual: &Actual,
     list: &mut List,
 ) -> Verdict {
+    let kept = fact.suspended.present();
     if sandbox.life == Life::Removed {
         let why = "removed".to_string();
         return Verdict {
             stop: fact.vmm.present().map(|_| why.clone()),
+            forget: kept.map(|_| why.clone()),
             remove_disk: (fact.folder || fact.disk.present().is_some()).then_some(why),
             ..Verdict::default()
         };
     }
     if sandbox.spec.mode == Mode::Stopped {
         let why = if sandbox.spec.kill { "it was killed" } else { "mode stopped" };
-        return Verdict { stop: fact.vmm.present().map(|_| why.to_string()), ..Verdict::default() };
+        return Verdict {
+            stop: fact.vmm.present().map(|_| why.to_string()),
+            forget: kept.map(|_| why.to_string()),
+            ..Verdict::default()
+        };
+    }
+    if sandbox.spec.mode == Mode::Suspended {
+        return suspend::decide(fact, list);
     }
     let nic = match network::nic(sandbox, desired, actual) {
         Ok(nic) => nic,
@@ -80,6 +95,17 @@ pub(super) fn decide(
                 None => reason_to_start(sandbox, fact, verdict.boot.as_ref(), list),
             };
         }
+    }
+    if let Some(kept) = kept {
+        // One that runs is past its memory, unless it stands still because of it.
+        let runs = fact.vmm.present().is_some_and(|vmm| !vmm.is_suspended);
+        let why = if runs {
+            Some("it runs".to_string())
+        } else {
+            verdict.remove_disk.clone().or_else(|| suspend::unfit(kept, verdict.boot.as_ref()))
+        };
+        verdict.wakes = verdict.start.is_some() && why.is_none();
+        verdict.forget = why.filter(|_| runs || verdict.start.is_some());
     }
     if let Some(why) = actual.backends.missing.get(&backend).filter(|_| verdict.start.is_some()) {
         // What runs is not stopped for a start that cannot be.
@@ -156,6 +182,9 @@ fn reason_to_stop(
     vmm: &VmmFact,
     boot: Option<&Boot>,
 ) -> Option<String> {
+    if vmm.is_suspended {
+        return Some("it was suspended".to_string());
+    }
     if !vmm.whole {
         return Some("one of its processes is gone".to_string());
     }

@@ -8,8 +8,11 @@ use crate::plan::List;
 pub(super) fn plan_removal(view: &View<'_>, list: &mut List) {
     let sandbox = view.desired.id.clone();
     if let Some(why) = &view.verdict.stop {
-        let kill =
-            view.desired.spec.kill || view.desired.ephemeral && view.desired.life == Life::Removed;
+        let stands_still =
+            view.verdict.suspend || view.fact.vmm.present().is_some_and(|vmm| vmm.is_suspended);
+        let kill = view.desired.spec.kill
+            || view.desired.ephemeral && view.desired.life == Life::Removed
+            || stands_still;
         list.push(Action::StopVmm { sandbox: sandbox.clone(), kill }, why.clone());
     }
     let left_over = view.fact.run.present().is_some() || view.fact.jail;
@@ -27,6 +30,7 @@ pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
             boot: view.verdict.boot.clone().map(Box::new),
             sandbox: view.desired.id.clone(),
             cold: spec.cold,
+            wakes: view.verdict.wakes,
             cpus: spec.cpus,
             memory: spec.memory,
         };

@@ -9,7 +9,8 @@ use banger_wire::derive::{mac, show_mac, tap};
 use banger_wire::helper::Line;
 use banger_wire::id::{InstallId, SandboxId};
 use banger_wire::machine::{
-    AGENT, Card, INITRAMFS, KERNEL, LOG, MEMORY, METRICS, STATE, Version, disk,
+    AGENT, Card, INITRAMFS, KERNEL, LOG, MEMORY, METRICS, STATE, Version, WRITTEN_MEMORY,
+    WRITTEN_STATE, disk,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -268,7 +269,7 @@ pub(super) async fn configure(
     let mut api = Api::open(helper, start.id).await?;
     let machine = &start.machine;
     watch(&mut api).await?;
-    if machine.template.is_some() {
+    if machine.from.is_some() {
         return load(&mut api, start, install).await;
     }
     if version >= SERIAL_RATE {
@@ -315,14 +316,14 @@ async fn watch(api: &mut Api) -> Result<(), Fault> {
     api.put("/metrics", &Metrics { metrics_path: METRICS.into() }).await
 }
 
-/// Goes on where a template stood still.
+/// Goes on where a memory was kept; or stands still there, when it has to be given up first.
 async fn load(api: &mut Api, start: &Start<'_>, install: &InstallId) -> Result<(), Fault> {
     let card = (start.machine.card == Card::Tap)
         .then(|| NetworkOverride { iface_id: NET.into(), host_dev_name: tap(install, start.id) });
     let load = SnapshotLoad {
         snapshot_path: STATE.into(),
         mem_backend: MemoryBackend { backend_type: "File".into(), backend_path: MEMORY.into() },
-        resume_vm: true,
+        resume_vm: !start.wakes,
         network_overrides: card.into_iter().collect(),
     };
     api.put("/snapshot/load", &load).await
@@ -334,8 +335,8 @@ pub(super) async fn write_down(helper: &Helper, id: &SandboxId) -> Result<(), Fa
     api.set_running(false).await?;
     let create = SnapshotCreate {
         snapshot_type: "Full".into(),
-        snapshot_path: STATE.into(),
-        mem_file_path: MEMORY.into(),
+        snapshot_path: WRITTEN_STATE.into(),
+        mem_file_path: WRITTEN_MEMORY.into(),
     };
     api.put("/snapshot/create", &create).await
 }

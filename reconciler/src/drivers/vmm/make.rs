@@ -5,7 +5,7 @@ use crate::drivers::disk;
 use crate::fault::{During, Fault};
 use crate::host::{self, Acceleration};
 use banger_plan::boot::Boot;
-use banger_wire::helper::TemplateOf;
+use banger_wire::helper::MemoryOf;
 use banger_wire::machine::{Backend, BootKey, KernelWords, Machine};
 use std::path::{Path, PathBuf};
 
@@ -41,14 +41,14 @@ impl Processes {
             disks: u8::try_from(files.len() - 2).unwrap_or(u8::MAX),
             read_only: 1,
             words: self.words(boot.backend, &kernel)?,
-            template: None,
+            from: None,
         };
         machine.check().map_err(Fault::user)?;
         Ok((machine, files))
     }
 
     /// What template a boot's machine has.
-    pub(super) fn template_of(&self, boot: &Boot) -> Result<(BootKey, TemplateOf), Fault> {
+    pub(super) fn template_of(&self, boot: &Boot) -> Result<(BootKey, MemoryOf), Fault> {
         let disks = self.disks(boot)?;
         let size = |path: &PathBuf| {
             let meta = std::fs::metadata(path).during(|| format!("looking at {}", path.display()));

@@ -6,19 +6,22 @@
 
 mod backends;
 mod direct;
+mod facts;
 pub mod firecracker;
 mod make;
 mod ring;
+mod still;
+mod suspend;
 mod templates;
 
-use super::{Outcome, Vmm, VmmFacts, Wake};
+use super::{Begin, Outcome, Vmm, VmmSeen, Wake};
 use crate::fault::{During, Fault};
 use crate::folders::{self, Folders};
 use crate::helper::Helper;
 use crate::host::{self, Acceleration};
 use crate::process::{self, Held, Marked};
 use async_trait::async_trait;
-use banger_plan::actual::{Backends, RunFact, Seen, TemplateFact, VmmFact};
+use banger_plan::actual::Backends;
 use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
 use banger_wire::derive::Role;
@@ -26,12 +29,13 @@ use banger_wire::helper::{Jailed, Line};
 use banger_wire::id::{InstallId, SandboxId};
 use banger_wire::machine::{Backend, BootKey, Machine, Version};
 use ring::Rings;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use still::{Hold, Still};
 use templates::Templates;
 use tokio::sync::mpsc;
 
@@ -42,6 +46,8 @@ const RECORD: &str = "boot.json";
 const STARTED: &str = "started";
 /// The file that tells that a guest was given an identity, or may have been. Its memory is somebody's from then on.
 pub const NAMED: &str = "named";
+/// The file that tells that a guest goes on from a memory, and was not told who it is since.
+pub const WOKEN: &str = "woken";
 /// The file that tells that a machine may be standing still.
 const PAUSED: &str = "paused";
 /// The largest machine that has a template, in MiB: all of its memory is written down while its guest stands still.
@@ -61,6 +67,8 @@ struct Start<'a> {
     machine: Machine,
     files: Vec<PathBuf>,
     run: &'a Path,
+    /// Whether it is to stand still at first, because it goes on from a guest's memory.
+    wakes: bool,
 }
 
 /// The real one.
@@ -73,6 +81,7 @@ pub struct Processes {
     backends: Backends,
     version: Option<Version>,
     templates: Templates,
+    still: Still,
     wakes: mpsc::UnboundedSender<Wake>,
     rings: Rings,
     watched: Arc<Mutex<BTreeSet<(SandboxId, u32)>>>,
@@ -103,19 +112,10 @@ impl Processes {
             backends,
             version,
             templates,
+            still: Still::default(),
             wakes,
             rings,
             watched,
-        }
-    }
-
-    /// For people.
-    fn describe(&self, backend: Backend, kvm: bool) -> String {
-        match (backend, self.version, kvm) {
-            (Backend::Firecracker, Some(version), _) => format!("firecracker {version}"),
-            (Backend::Firecracker, None, _) => "firecracker".to_string(),
-            (Backend::Qemu, _, true) => "qemu with KVM".to_string(),
-            (Backend::Qemu, _, false) => "qemu by software emulation".to_string(),
         }
     }
 
@@ -256,79 +256,32 @@ impl Processes {
         true
     }
 
-    /// Lets a Firecracker go on that a daemon before this one left standing still, while it was written down.
-    fn go_on(&self, jail: &Jailed) {
-        let paused = self.folders.vm(&jail.sandbox).join(PAUSED);
-        let (true, Some(helper)) = (paused.exists(), self.helper.clone()) else { return };
-        let id = jail.sandbox.clone();
-        tokio::spawn(async move {
-            if firecracker::go_on(&helper, &id).await.is_ok() {
-                let _ = folders::remove(&paused);
-            }
-        });
-    }
-
-    fn run_fact(&self, id: &SandboxId) -> Seen<RunFact> {
-        let run = self.folders.vm(id);
-        if !run.exists() {
-            return Seen::Absent;
-        }
-        let record = std::fs::read(run.join(RECORD)).ok();
-        // A record of what never came up is no run: whoever plans next starts it.
-        let record = record.filter(|_| run.join(STARTED).exists());
-        let boot = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Seen::Present(RunFact { boot, left: run.join(LEFT).exists() })
-    }
-
-    /// Processes without a jail.
-    fn direct_fact(&self, processes: &[&Marked]) -> Seen<VmmFact> {
-        // Without its VMM a machine has ended, whatever still serves it.
-        let vmms = processes.iter().filter(|process| process.role == Role::Vmm);
-        let Some(first) = vmms.min_by_key(|process| process.started) else {
-            return Seen::Absent;
-        };
-        let Ok(boot) = BootKey::try_from(first.boot.clone()) else {
-            return Seen::Unknown("a process of it has a strange mark".to_string());
-        };
-        let has = |role| processes.iter().any(|process| process.role == role);
-        let same = processes.iter().all(|process| process.boot == first.boot);
-        Seen::Present(VmmFact {
-            boot,
-            uptime_secs: process::uptime(first),
-            whole: has(Role::Vmm) && has(Role::Vsock) && same && processes.len() == 2,
-            backend: self.describe(Backend::Qemu, self.acceleration == Acceleration::Kvm),
-            lacks_template: false,
-        })
-    }
-
-    /// Processes in a jail. One that was never finished, or never told what it is, is not whole.
-    fn jail_fact(&self, jail: &Jailed, kept: &BTreeMap<BootKey, TemplateFact>) -> Seen<VmmFact> {
-        let vmms = jail.living.iter().filter(|process| !process.vsock);
-        let Some(first) = vmms.max_by_key(|process| process.secs) else { return Seen::Absent };
-        let count = |vsock| jail.living.iter().filter(|process| process.vsock == vsock).count();
-        let Some(started) = &jail.started else {
-            return Seen::Unknown("its jail has no record".to_string());
-        };
-        let needed = if started.backend == Backend::Qemu { 1 } else { 0 };
-        let run = self.folders.vm(&jail.sandbox);
-        // A folder that somebody emptied says nothing about who lives in the jail.
-        let was_started = !run.exists() || run.join(STARTED).exists();
-        Seen::Present(VmmFact {
-            boot: started.boot.clone(),
-            uptime_secs: first.secs,
-            whole: was_started && count(false) == 1 && count(true) == needed,
-            backend: format!("{}, jailed", self.describe(started.backend, started.kvm)),
-            lacks_template: was_started
-                && started.backend == Backend::Firecracker
-                && started.template.is_none()
-                && self.lacks_template(&jail.sandbox, kept),
-        })
-    }
-
     /// What a sandbox's run was started with.
     fn recorded(&self, id: &SandboxId) -> Option<Boot> {
         let record = std::fs::read(self.folders.vm(id).join(RECORD)).ok()?;
         serde_json::from_slice(&record).ok()
+    }
+
+    /// Says that a machine stands still, until the answer is dropped or somebody removes the file.
+    fn stand_still(&self, id: &SandboxId) -> Result<Hold, Fault> {
+        let hold = self.still.clone().by(id);
+        let hold = hold.ok_or_else(|| Fault::host("it is about to go on"))?;
+        // Written first: whoever comes after this daemon lets it go on.
+        let paused = self.folders.vm(id).join(PAUSED);
+        std::fs::write(paused, b"").during(|| "recording a pause".into())?;
+        Ok(hold)
+    }
+
+    /// Starts a machine from a guest's memory, gives that up, and lets it go on.
+    async fn wake(&self, start: &Start<'_>) -> Result<Outcome, Fault> {
+        let helper = self.helper.as_ref().ok_or_else(|| Fault::host("there is no helper"))?;
+        let _still = self.stand_still(start.id)?;
+        std::fs::write(start.run.join(WOKEN), b"").during(|| "recording a start".into())?;
+        self.launch(start).await?;
+        self.forget_record(start.id)?;
+        firecracker::go_on(helper, start.id).await?;
+        folders::remove(&start.run.join(PAUSED))?;
+        Ok(Outcome::Changed)
     }
 
     /// Drops the template of a machine whose guest never said a word: the next start boots.
@@ -336,31 +289,14 @@ impl Processes {
         let Some(jail) = self.jailed(id)? else { return Ok(()) };
         let silent = jail.living.iter().any(|process| process.secs >= TEMPLATE_PATIENCE)
             && !self.folders.vm(id).join(NAMED).exists();
-        match jail.started.and_then(|started| started.template) {
+        let woken = self.folders.vm(id).join(WOKEN).exists();
+        match jail.started.and_then(|started| started.from).filter(|_| !woken) {
             Some(template) if silent => {
                 tracing::warn!("{id} did not come up from its template, which is dropped");
-                self.drop_template(&template).await.map(drop)
+                self.drop_memory(&template).await.map(drop)
             }
             Some(_) | None => Ok(()),
         }
-    }
-
-    /// Whether a machine's memory is nobody's yet, and was made by the programs of now.
-    fn is_nobody(&self, id: &SandboxId) -> bool {
-        let run = self.folders.vm(id);
-        let programs = std::fs::read_to_string(run.join(STARTED)).unwrap_or_default();
-        programs == self.templates.programs().as_str() && !run.join(NAMED).exists()
-    }
-
-    fn lacks_template(&self, id: &SandboxId, kept: &BTreeMap<BootKey, TemplateFact>) -> bool {
-        if !self.is_nobody(id) {
-            return false;
-        }
-        let of = self.recorded(id).and_then(|boot| self.template_of(&boot).ok());
-        let small = |boot: &Boot| boot.memory.get() <= u64::from(LARGEST_TEMPLATE);
-        self.recorded(id).is_some_and(|boot| small(&boot))
-            && of
-                .is_some_and(|(key, _)| !kept.contains_key(&key) && !self.templates.was_tried(&key))
     }
 }
 
@@ -383,67 +319,12 @@ async fn gone(helper: &Helper, id: &SandboxId, time: Duration) -> Result<bool, F
 
 #[async_trait]
 impl Vmm for Processes {
-    async fn observe(&self, desired: &Desired) -> (BTreeMap<SandboxId, VmmFacts>, Vec<String>) {
-        let cgroups = host::cgroups();
-        let marked = process::marked(&self.install);
-        let jails = self.helper.as_ref().map_or(Ok(Vec::new()), Helper::jails);
-        let mut direct: BTreeMap<&SandboxId, Vec<&Marked>> = BTreeMap::new();
-        let of_machines = |process: &&Marked| process.role != Role::Build;
-        for process in marked.as_deref().unwrap_or_default().iter().filter(of_machines) {
-            direct.entry(&process.sandbox).or_default().push(process);
-            let pid = process.pid.unsigned_abs();
-            self.watch(&process.sandbox, pid, || Held::new(process).ok().flatten());
-        }
-        let jails: Result<BTreeMap<&SandboxId, &Jailed>, String> = match &jails {
-            Ok(jails) => Ok(jails.iter().map(|jail| (&jail.sandbox, jail)).collect()),
-            Err(fault) => Err(fault.problem().message),
-        };
-        for jail in jails.iter().flat_map(BTreeMap::values) {
-            for process in &jail.living {
-                let line = if process.vsock { Line::Vsock } else { Line::Vmm };
-                let open = || self.helper.as_ref()?.open(&jail.sandbox, line).ok().map(Held::by);
-                if self.watch(&jail.sandbox, process.pid, open) {
-                    self.go_on(jail);
-                }
-            }
-        }
-        let kept = self.templates().await;
-        let mut facts = BTreeMap::new();
-        for id in desired.sandboxes.keys() {
-            let jail = jails.as_ref().ok().and_then(|jails| jails.get(id));
-            let own = direct.get(id).map(Vec::as_slice);
-            let vmm = match (&marked, &jails, own) {
-                (Err(error), ..) => Seen::Unknown(error.to_string()),
-                (_, Err(why), _) => Seen::Unknown(why.clone()),
-                (_, _, Some(_)) if jail.is_some_and(|jail| !jail.living.is_empty()) => {
-                    Seen::Unknown("it runs twice".to_string())
-                }
-                (_, _, Some(own)) => self.direct_fact(own),
-                (_, _, None) => jail.map_or(Seen::Absent, |jail| self.jail_fact(jail, &kept)),
-            };
-            if vmm.present().is_some() {
-                let measures = jail.and_then(|jail| jail.started.as_ref());
-                let measures = measures.is_some_and(|s| s.backend == Backend::Firecracker);
-                self.listen(id, own.is_none(), measures);
-            }
-            let has_jail = jail.is_some() || cgroups.contains(id);
-            facts.insert(id.clone(), VmmFacts { vmm, run: self.run_fact(id), jail: has_jail });
-        }
-        let known = |id: &SandboxId| desired.sandboxes.contains_key(id);
-        let mut strange: BTreeSet<&SandboxId> = direct.keys().copied().collect();
-        strange.extend(jails.iter().flat_map(BTreeMap::keys));
-        strange.retain(|id| !known(id));
-        let strange =
-            strange.into_iter().map(|id| format!("processes of the unknown sandbox {id}"));
-        (facts, strange.collect())
+    async fn observe(&self, desired: &Desired) -> VmmSeen {
+        self.look(desired)
     }
 
     fn backends(&self) -> Backends {
         self.backends.clone()
-    }
-
-    async fn templates(&self) -> BTreeMap<BootKey, TemplateFact> {
-        self.templates.list(self.helper.as_ref())
     }
 
     async fn keep_template(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
@@ -456,14 +337,13 @@ impl Vmm for Processes {
             }
             // Once per kind: what failed is not tried again at every start.
             self.templates.tried(&key);
-            // Written first: whoever comes after this daemon lets it go on.
+            let _still = self.stand_still(sandbox)?;
             let paused = self.folders.vm(sandbox).join(PAUSED);
-            std::fs::write(&paused, b"").during(|| "recording a pause".into())?;
             let written = firecracker::write_down(helper, sandbox).await;
             firecracker::go_on(helper, sandbox).await?;
             folders::remove(&paused)?;
             written?;
-            helper.keep_template(sandbox, key, of)
+            helper.keep_memory(sandbox, key, of)
         };
         Ok(kept.await.unwrap_or_else(|fault| {
             tracing::warn!("{sandbox}: no template was kept: {}", fault.problem().message);
@@ -471,14 +351,14 @@ impl Vmm for Processes {
         }))
     }
 
-    async fn drop_template(&self, template: &BootKey) -> Result<Outcome, Fault> {
+    async fn drop_memory(&self, memory: &BootKey) -> Result<Outcome, Fault> {
         match &self.helper {
-            Some(helper) => helper.drop_template(template.clone()),
+            Some(helper) => helper.drop_memory(memory.clone()),
             None => Ok(Outcome::Unchanged),
         }
     }
 
-    async fn start(&self, boot: &Boot, cold: bool) -> Result<Outcome, Fault> {
+    async fn start(&self, boot: &Boot, begin: Begin) -> Result<Outcome, Fault> {
         let id = &boot.sandbox;
         let jailed = self.jailed(id)?;
         let has_vmm = |jail: &Jailed| jail.living.iter().any(|process| !process.vsock);
@@ -494,13 +374,17 @@ impl Vmm for Processes {
             helper.remove_jail(id)?;
         }
         let (mut machine, files) = self.machine(boot).await?;
-        if boot.backend == Backend::Firecracker && !cold {
-            let (key, _) = self.template_of(boot)?;
-            machine.template = self.templates().await.contains_key(&key).then_some(key);
-        }
+        machine.from = match begin {
+            Begin::Memory => Some(self.memory_of(id)?),
+            Begin::Template if boot.backend == Backend::Firecracker => {
+                let (key, _) = self.template_of(boot)?;
+                self.templates.list(self.helper.as_ref()).contains_key(&key).then_some(key)
+            }
+            Begin::Template | Begin::Boot => None,
+        };
         let run = self.folders.vm(id);
         folders::make(&run)?;
-        for old in [LEFT, STARTED, NAMED, PAUSED] {
+        for old in [LEFT, STARTED, NAMED, PAUSED, WOKEN] {
             folders::remove(&run.join(old))?;
         }
         // Written first: whoever finds the processes finds what they were started with.
@@ -508,17 +392,37 @@ impl Vmm for Processes {
             &run.join(RECORD),
             &serde_json::to_vec(boot).expect("plain values encode"),
         )?;
-        let mut start = Start { id, machine, files, run: &run };
+        let wakes = begin == Begin::Memory;
+        let mut start = Start { id, machine, files, run: &run, wakes };
+        if wakes {
+            return self.wake(&start).await;
+        }
         let launched = self.launch(&start).await;
-        if let (Err(fault), Some(key)) = (&launched, start.machine.template.take()) {
+        if let (Err(fault), Some(key)) = (&launched, start.machine.from.take()) {
             // A template is only ever a short cut.
             tracing::warn!("{id} does not start from its template: {}", fault.problem().message);
-            self.drop_template(&key).await?;
+            self.drop_memory(&key).await?;
             self.launch(&start).await?;
             return Ok(Outcome::Changed);
         }
         launched?;
         Ok(Outcome::Changed)
+    }
+
+    async fn suspend(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
+        let _still = self.stand_still(sandbox)?;
+        let kept = self.keep(sandbox).await;
+        if let (Err(_), Some(helper)) = (&kept, &self.helper) {
+            // It goes on as if nobody had asked.
+            self.forget_record(sandbox)?;
+            firecracker::go_on(helper, sandbox).await?;
+            folders::remove(&self.folders.vm(sandbox).join(PAUSED))?;
+        }
+        kept.map(|()| Outcome::Changed)
+    }
+
+    async fn forget_memory(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
+        Ok(if self.forget_record(sandbox)? { Outcome::Changed } else { Outcome::Unchanged })
     }
 
     async fn stop(&self, sandbox: &SandboxId, kill: bool) -> Result<Outcome, Fault> {

@@ -4,7 +4,7 @@ use crate::helper::Helper;
 use banger_plan::actual::TemplateFact;
 use banger_plan::boot::{Boot, Nic};
 use banger_plan::recipe;
-use banger_wire::helper::TemplateOf;
+use banger_wire::helper::{Memory, MemoryOf, Purpose};
 use banger_wire::id::Digest;
 use banger_wire::machine::{BootKey, Version};
 use sha2::{Digest as _, Sha256};
@@ -16,6 +16,7 @@ use std::sync::Mutex;
 pub(super) struct Templates {
     /// The agent and the VMM of now.
     programs: Digest,
+    processor: Digest,
     /// Those that were tried to be kept.
     tried: Mutex<BTreeSet<BootKey>>,
 }
@@ -37,7 +38,11 @@ impl Templates {
         hash.update(std::fs::read("/proc/sys/kernel/osrelease").unwrap_or_default());
         hash.update(processor());
         hash.update(agent);
-        Self { programs: Digest::from_bytes(&hash.finalize().into()), tried: Mutex::default() }
+        Self {
+            programs: Digest::from_bytes(&hash.finalize().into()),
+            processor: recipe::digest(&processor()),
+            tried: Mutex::default(),
+        }
     }
 
     /// The programs of now, and the host below them.
@@ -47,8 +52,9 @@ impl Templates {
 
     /// What a template of a boot's machine is known by, with the sizes of its disks: everything that its guest has seen
     /// when it waits.
-    pub(super) fn key(&self, boot: &Boot, disks: &[u64]) -> (BootKey, TemplateOf) {
-        let of = TemplateOf {
+    pub(super) fn key(&self, boot: &Boot, disks: &[u64]) -> (BootKey, MemoryOf) {
+        let of = MemoryOf {
+            purpose: Purpose::Template,
             kernel: boot.kernel.clone(),
             image: boot.image.clone(),
             programs: self.programs.clone(),
@@ -66,18 +72,28 @@ impl Templates {
         self.tried.lock().expect("no holder panics").contains(key)
     }
 
+    /// The host's processor, as guests find it out.
+    pub(super) fn processor(&self) -> &Digest {
+        &self.processor
+    }
+
+    /// Those that there are.
+    pub(super) fn facts(&self, all: &[Memory]) -> BTreeMap<BootKey, TemplateFact> {
+        let fact = |memory: &Memory| {
+            let fact = TemplateFact {
+                current: memory.of.programs == self.programs,
+                kernel: memory.of.kernel.clone(),
+                image: memory.of.image.clone(),
+                idle_secs: memory.idle_secs,
+            };
+            (memory.memory.clone(), fact)
+        };
+        all.iter().filter(|memory| memory.of.purpose == Purpose::Template).map(fact).collect()
+    }
+
     /// All that there are. What cannot be told is as if it were not there: a machine then boots.
     pub(super) fn list(&self, helper: Option<&Helper>) -> BTreeMap<BootKey, TemplateFact> {
-        let all = helper.map(Helper::templates).and_then(Result::ok).unwrap_or_default();
-        let fact = |template: banger_wire::helper::Template| {
-            let fact = TemplateFact {
-                current: template.of.programs == self.programs,
-                kernel: template.of.kernel,
-                image: template.of.image,
-                idle_secs: template.idle_secs,
-            };
-            (template.template, fact)
-        };
-        all.into_iter().map(fact).collect()
+        let all = helper.map(Helper::memories).and_then(Result::ok).unwrap_or_default();
+        self.facts(&all)
     }
 }

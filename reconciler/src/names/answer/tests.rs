@@ -28,6 +28,8 @@ fn zone() -> Zone {
         whole: true,
         backend: String::new(),
         lacks_template: false,
+        can_suspend: false,
+        is_suspended: false,
     });
     fact.tap = banger_plan::Seen::Present(banger_plan::actual::TapFact { up: true, right: true });
     let sandboxes = desired.sandboxes.keys().map(|id| (id.clone(), fact.clone())).collect();

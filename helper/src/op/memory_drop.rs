@@ -1,11 +1,11 @@
-//! Drops a template.
+//! Drops a memory.
 
 use crate::answer::Answer;
-use crate::jail::template;
+use crate::jail::memory;
 use crate::table::Caller;
 use banger_wire::helper::Reply;
 use banger_wire::machine::BootKey;
 
 pub(crate) fn run(key: &BootKey, caller: &Caller) -> Answer {
-    Ok(if template::drop_kept(caller, key)? { Reply::Changed } else { Reply::Unchanged })
+    Ok(if memory::drop_kept(caller, key)? { Reply::Changed } else { Reply::Unchanged })
 }

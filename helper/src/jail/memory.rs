@@ -1,12 +1,12 @@
-//! Templates: `<base>/<uid>-<install>-templates/<key>`, root's alone. Firecracker believes what is in such a file, so what
+//! Kept memories: `<base>/<uid>-<install>-memories/<key>`, root's alone. Firecracker believes what is in such a file, so what
 //! root did not write, or what changed since, is never given to it (R-G14).
 
 use super::way::regular;
 use super::{Record, base, make};
 use crate::answer::{At, Bad};
 use crate::table::Caller;
-use banger_wire::helper::{MAX_TEMPLATES, Template, TemplateOf};
-use banger_wire::machine::{BootKey, MEMORY, Machine, STATE};
+use banger_wire::helper::{MAX_MEMORIES, Memory, MemoryOf};
+use banger_wire::machine::{BootKey, MEMORY, Machine, STATE, WRITTEN_MEMORY, WRITTEN_STATE};
 use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,7 +25,7 @@ const PAGE: usize = 4096;
 /// What root wrote, and how to tell that it still is that.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
-    of: TemplateOf,
+    of: MemoryOf,
     make: Make,
     state: Stamp,
     memory: Stamp,
@@ -63,7 +63,7 @@ struct Stamp {
 }
 
 fn folder(caller: &Caller) -> Result<PathBuf, Bad> {
-    Ok(base()?.join(format!("{}-{}-templates", caller.uid, caller.install()?)))
+    Ok(base()?.join(format!("{}-{}-memories", caller.uid, caller.install()?)))
 }
 
 /// Keeps what was written down in a jail. It is copied: who is in the jail may still have the files open.
@@ -71,20 +71,20 @@ pub(crate) fn keep(
     caller: &Caller,
     root: &Path,
     record: &Record,
-    template: &BootKey,
-    of: &TemplateOf,
+    key: &BootKey,
+    of: &MemoryOf,
 ) -> Result<bool, Bad> {
     let make_of = record.make.clone().ok_or(Bad::Refused("that machine has no memory to keep"))?;
     let all = folder(caller)?;
-    let place = all.join(template.as_str());
+    let place = all.join(key.as_str());
     let new = read(&place)?.is_none();
     if new {
         sweep(&all)?;
-        if list(caller)?.len() >= MAX_TEMPLATES {
-            return Err(Bad::Refused("there are too many templates"));
+        if list(caller)?.len() >= MAX_MEMORIES {
+            return Err(Bad::Refused("there are too many memories"));
         }
-        let state = regular(root, STATE, record.uid)?;
-        let memory = regular(root, MEMORY, record.uid)?;
+        let state = regular(root, WRITTEN_STATE, record.uid)?;
+        let memory = regular(root, WRITTEN_MEMORY, record.uid)?;
         let size = u64::from(make_of.memory_mib) << 20;
         let metas = (
             state.metadata().at("looking at a state")?,
@@ -95,25 +95,25 @@ pub(crate) fn keep(
         }
         let space = rustix::fs::statvfs(root).at("looking at the space that is left")?;
         if space.f_bavail.saturating_mul(space.f_frsize) < size.saturating_mul(2) {
-            return Err(Bad::Refused("there is too little space for a template"));
+            return Err(Bad::Refused("there is too little space for a memory"));
         }
-        let beside = all.join(format!("{}.new", template.as_str()));
+        let beside = all.join(format!("{}.new", key.as_str()));
         make(&beside)?;
         let state = copy(&state, &beside.join(STATE), metas.0.len())?;
         let memory = copy(&memory, &beside.join(MEMORY), size)?;
         let kept = Kept { of: of.clone(), make: make_of, state, memory };
-        let bytes = serde_json::to_vec(&kept).at("writing down a template")?;
+        let bytes = serde_json::to_vec(&kept).at("writing down a memory")?;
         let write = || {
             fs::write(beside.join(RECORD), bytes)?;
             File::open(beside.join(RECORD))?.sync_all()?;
             fs::rename(&beside, &place)?;
             File::open(&all)?.sync_all()
         };
-        write().at("writing down a template")?;
+        write().at("writing down a memory")?;
     }
     let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = root.at("opening a jail")?;
-    for name in [STATE, MEMORY] {
+    for name in [WRITTEN_STATE, WRITTEN_MEMORY] {
         let _ = unlinkat(&root, name, AtFlags::empty());
     }
     Ok(new)
@@ -150,7 +150,7 @@ fn copy(from: &File, to: &Path, size: u64) -> Result<Stamp, Bad> {
         file.sync_all()?;
         Ok(file)
     };
-    let file = copied().at("keeping a template")?;
+    let file = copied().at("keeping a memory")?;
     stamp(&file, &digest(hash))
 }
 
@@ -170,44 +170,44 @@ fn digest(hash: Sha256) -> String {
 }
 
 fn stamp(file: &File, sha256: &str) -> Result<Stamp, Bad> {
-    let meta = file.metadata().at("looking at a template")?;
+    let meta = file.metadata().at("looking at a memory")?;
     let changed = (meta.ctime(), meta.ctime_nsec());
     Ok(Stamp { sha256: sha256.to_string(), inode: meta.ino(), size: meta.len(), changed })
 }
 
-/// The state and the memory of a template, to be read, when they are what root wrote for just such a machine.
+/// The state and the memory that was kept, to be read, when they are what root wrote for just such a machine.
 pub(crate) fn open_kept(
     caller: &Caller,
-    template: &BootKey,
+    key: &BootKey,
     machine: &Machine,
 ) -> Result<[File; 2], Bad> {
-    let place = folder(caller)?.join(template.as_str());
-    let kept: Kept = read(&place)?.ok_or(Bad::Refused("there is no such template"))?;
+    let place = folder(caller)?.join(key.as_str());
+    let kept: Kept = read(&place)?.ok_or(Bad::Refused("there is no such memory"))?;
     if kept.make != Make::of(machine) {
-        return Err(Bad::Refused("the template is of another machine"));
+        return Err(Bad::Refused("the memory is of another machine"));
     }
     let check = |name: &str, wanted: &Stamp| {
-        let file = File::open(place.join(name)).at("opening a template")?;
-        let meta = file.metadata().at("looking at a template")?;
+        let file = File::open(place.join(name)).at("opening a memory")?;
+        let meta = file.metadata().at("looking at a memory")?;
         let own = meta.uid() == 0 && meta.mode() & 0o7777 == 0o444;
         if !own || stamp(&file, &wanted.sha256)? != *wanted {
-            return Err(Bad::Refused("the template is not what was kept"));
+            return Err(Bad::Refused("the memory is not what was kept"));
         }
         Ok(file)
     };
     let files = [check(STATE, &kept.state)?, check(MEMORY, &kept.memory)?];
     // Its time says when it was used.
     let used = File::open(place.join(RECORD)).and_then(|file| file.set_modified(SystemTime::now()));
-    used.at("remembering a template's use")?;
+    used.at("remembering a memory's use")?;
     Ok(files)
 }
 
 /// Removes what is half made or half dropped.
 fn sweep(all: &Path) -> Result<(), Bad> {
     for entry in fs::read_dir(all).into_iter().flatten() {
-        let path = entry.at("looking at the templates")?.path();
+        let path = entry.at("looking at the memories")?.path();
         if path.extension().is_some() || read(&path)?.is_none() {
-            fs::remove_dir_all(path).at("removing half a template")?;
+            fs::remove_dir_all(path).at("removing half a memory")?;
         }
     }
     Ok(())
@@ -217,42 +217,42 @@ fn read(place: &Path) -> Result<Option<Kept>, Bad> {
     match fs::read(place.join(RECORD)) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Bad::Failed("reading a template", error)),
+        Err(error) => Err(Bad::Failed("reading a memory", error)),
     }
 }
 
-/// The caller's templates.
-pub(crate) fn list(caller: &Caller) -> Result<Vec<Template>, Bad> {
+/// The caller's memories.
+pub(crate) fn list(caller: &Caller) -> Result<Vec<Memory>, Bad> {
     let entries = match fs::read_dir(folder(caller)?) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Bad::Failed("looking at the templates", error)),
+        Err(error) => return Err(Bad::Failed("looking at the memories", error)),
     };
     let mut found = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Ok(template) = BootKey::try_from(name) else { continue };
+        let Ok(memory) = BootKey::try_from(name) else { continue };
         let Some(kept) = read(&entry.path())? else { continue };
         let used = fs::metadata(entry.path().join(RECORD)).and_then(|meta| meta.modified());
         let idle = used.ok().and_then(|used| SystemTime::now().duration_since(used).ok());
         let idle_secs = idle.unwrap_or_default().as_secs();
-        found.push(Template { template, of: kept.of, idle_secs });
+        found.push(Memory { memory, of: kept.of, idle_secs });
     }
-    found.sort_by(|one, other| one.template.cmp(&other.template));
+    found.sort_by(|one, other| one.memory.cmp(&other.memory));
     Ok(found)
 }
 
-/// Drops a template. Machines that started from it keep what they have open.
-pub(crate) fn drop_kept(caller: &Caller, template: &BootKey) -> Result<bool, Bad> {
+/// Drops a memory. Machines that went on from it keep what they have open.
+pub(crate) fn drop_kept(caller: &Caller, key: &BootKey) -> Result<bool, Bad> {
     let all = folder(caller)?;
-    let place = all.join(template.as_str());
+    let place = all.join(key.as_str());
     if !place.exists() {
         return Ok(false);
     }
-    // The record goes first: what has none is no template.
+    // The record goes first: what has none is no memory.
     let _ = fs::remove_file(place.join(RECORD));
-    fs::remove_dir_all(place).at("dropping a template")?;
-    // The folder goes with its last template.
+    fs::remove_dir_all(place).at("dropping a memory")?;
+    // The folder goes with its last memory.
     let _ = fs::remove_dir(all);
     Ok(true)
 }

@@ -1,10 +1,10 @@
-//! The caller's templates.
+//! The caller's memories.
 
 use crate::answer::Answer;
-use crate::jail::template;
+use crate::jail::memory;
 use crate::table::Caller;
 use banger_wire::helper::Reply;
 
 pub(crate) fn run(caller: &Caller) -> Answer {
-    Ok(Reply::Templates { templates: template::list(caller)? })
+    Ok(Reply::Memories { memories: memory::list(caller)? })
 }

@@ -1,0 +1,201 @@
+//! Guests whose memory is kept, and sandboxes that go on from it.
+//!
+//! A record beside a sandbox's disk names the memory, and what its disks were like. The record is what counts: it is written
+//! before the memory is kept, and it is gone, durably, before a guest goes on from it. So a memory is never used twice, and
+//! never with disks that changed since.
+
+use super::{PAUSED, Processes, firecracker};
+use crate::fault::{During, Fault};
+use crate::folders;
+use banger_plan::actual::{Seen, SuspendedFact};
+use banger_plan::boot::Boot;
+use banger_plan::recipe;
+use banger_wire::helper::{Memory, MemoryOf, Purpose};
+use banger_wire::id::{Digest, SandboxId};
+use banger_wire::machine::BootKey;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The record, beside the sandbox's disk.
+const RECORD: &str = "suspended.json";
+
+/// What a sandbox goes on from.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    /// The memory.
+    pub(super) memory: BootKey,
+    boot: Boot,
+    /// The processor that its guest knows.
+    processor: Digest,
+    /// Its disks, without the image.
+    disks: Vec<Stamp>,
+}
+
+/// What a disk is like that nobody wrote to since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stamp {
+    /// Bytes.
+    size: u64,
+    /// Seconds and nanoseconds since 1970.
+    modified: (i64, i64),
+}
+
+/// The memories of guests that the helper has, or why it cannot tell.
+pub(super) struct Kept<'a>(Result<BTreeSet<&'a BootKey>, &'a str>);
+
+impl<'a> Kept<'a> {
+    pub(super) fn of(memories: &'a Result<Vec<Memory>, String>) -> Self {
+        let guests = |all: &'a Vec<Memory>| {
+            let guests = all.iter().filter(|memory| memory.of.purpose == Purpose::Guest);
+            guests.map(|memory| &memory.memory).collect()
+        };
+        Self(memories.as_ref().map(guests).map_err(String::as_str))
+    }
+}
+
+fn stamps(disks: &[PathBuf]) -> Result<Vec<Stamp>, Fault> {
+    let stamp = |path: &PathBuf| {
+        let meta = fs::metadata(path).during(|| format!("looking at {}", path.display()))?;
+        Ok(Stamp { size: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    };
+    // The first is the image, which nobody writes to.
+    disks.iter().skip(1).map(stamp).collect()
+}
+
+/// A name that no memory ever had.
+fn fresh(sandbox: &SandboxId) -> BootKey {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let digest =
+        recipe::digest(&("memory", sandbox, now.as_nanos().to_string(), folders::unique()));
+    BootKey::try_from(digest.as_str()[..BootKey::LENGTH].to_string()).expect("hex digits")
+}
+
+/// Removes a record, durably.
+fn forget(path: &Path) -> Result<bool, Fault> {
+    let removed = folders::remove(path)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    match synced {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(removed),
+        other => other.during(|| format!("forgetting {}", path.display())).map(|()| removed),
+    }
+}
+
+impl Processes {
+    fn record(&self, id: &SandboxId) -> PathBuf {
+        self.folders.sandbox(id).join(RECORD)
+    }
+
+    fn read_record(&self, id: &SandboxId) -> Result<Option<Record>, String> {
+        match fs::read(self.record(id)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| format!("the record of its memory: {error}")),
+        }
+    }
+
+    /// Why nothing can go on from a memory that is there.
+    fn unusable(&self, record: &Record) -> Result<Option<String>, Fault> {
+        if record.processor != *self.templates.processor() {
+            return Ok(Some("its memory was kept on another processor".to_string()));
+        }
+        let same = self.disks(&record.boot).and_then(|disks| stamps(&disks))? == record.disks;
+        Ok((!same).then(|| "its disks changed since its memory was kept".to_string()))
+    }
+
+    pub(super) fn suspended_fact(&self, id: &SandboxId, kept: &Kept<'_>) -> Seen<SuspendedFact> {
+        let record = match (self.read_record(id), &kept.0) {
+            (Ok(None), _) => return Seen::Absent,
+            (Err(why), _) => return Seen::Unknown(why),
+            (_, Err(why)) => return Seen::Unknown((*why).to_string()),
+            (Ok(Some(record)), Ok(_)) => record,
+        };
+        let there = kept.0.as_ref().is_ok_and(|kept| kept.contains(&record.memory));
+        let unusable = if there {
+            self.unusable(&record).unwrap_or_else(|fault| Some(fault.problem().message))
+        } else {
+            Some("its memory is gone".to_string())
+        };
+        Seen::Present(SuspendedFact { memory: record.memory, boot: record.boot, unusable })
+    }
+
+    /// Whether a machine stands still because its memory was kept.
+    pub(super) fn is_suspended(&self, id: &SandboxId, kept: &Kept<'_>) -> bool {
+        let record = self.read_record(id).ok().flatten();
+        let there = |record: Record| kept.0.as_ref().is_ok_and(|all| all.contains(&record.memory));
+        self.folders.vm(id).join(PAUSED).exists() && record.is_some_and(there)
+    }
+
+    /// What a sandbox is to go on from.
+    pub(super) fn memory_of(&self, id: &SandboxId) -> Result<BootKey, Fault> {
+        let record = self.read_record(id).map_err(Fault::host)?;
+        let record = record.ok_or_else(|| Fault::host("its memory was given up"))?;
+        match self.unusable(&record)? {
+            Some(why) => Err(Fault::host(why)),
+            None => Ok(record.memory),
+        }
+    }
+
+    /// Gives up what a sandbox would go on from. The memory itself goes when nothing needs it.
+    pub(super) fn forget_record(&self, id: &SandboxId) -> Result<bool, Fault> {
+        forget(&self.record(id))
+    }
+
+    /// Writes down a guest that stands still, and keeps it.
+    pub(super) async fn keep(&self, id: &SandboxId) -> Result<(), Fault> {
+        let helper = self.helper.as_ref().ok_or_else(|| Fault::host("there is no helper"))?;
+        let boot = self.recorded(id).ok_or_else(|| Fault::host("there is no run"))?;
+        firecracker::write_down(helper, id).await?;
+        let disks = stamps(&self.disks(&boot)?)?;
+        let of = MemoryOf {
+            purpose: Purpose::Guest,
+            kernel: boot.kernel.clone(),
+            image: boot.image.clone(),
+            programs: self.templates.programs().clone(),
+        };
+        let processor = self.templates.processor().clone();
+        let record = Record { memory: fresh(id), boot, processor, disks };
+        let bytes = serde_json::to_vec(&record).expect("plain values encode");
+        folders::write_whole(&self.record(id), &bytes)?;
+        helper.keep_memory(id, record.memory, of).map(drop)
+    }
+
+    /// Lets a machine go on that stands still for no reason any more: whoever wrote it down is gone, or failed.
+    pub(super) fn go_on_unless(&self, id: &SandboxId, kept: &Kept<'_>) {
+        let paused = self.folders.vm(id).join(PAUSED);
+        let (true, Some(helper), Ok(_)) = (paused.exists(), self.helper.clone(), &kept.0) else {
+            return;
+        };
+        if self.is_suspended(id, kept) {
+            return;
+        }
+        let Some(hold) = self.still.clone().by(id) else { return };
+        // What was kept may have been listed before somebody kept this one.
+        let now = helper.memories().map_err(|fault| fault.problem().message);
+        if now.is_err() || self.is_suspended(id, &Kept::of(&now)) {
+            return;
+        }
+        let (id, record) = (id.clone(), self.record(id));
+        tokio::spawn(async move {
+            // First: what goes on is past its memory.
+            let outcome = async {
+                forget(&record)?;
+                firecracker::go_on(&helper, &id).await?;
+                folders::remove(&paused)
+            };
+            if let Err(fault) = outcome.await {
+                tracing::warn!("{id} does not go on: {}", fault.problem().message);
+            }
+            drop(hold);
+        });
+    }
+}
