@@ -3,11 +3,13 @@
 use banger_plan::assign::{assign, choose_subnet, forget, thaw};
 use banger_plan::desired::{Desired, Key};
 use banger_plan::plan::{Plan, plan};
+use banger_plan::snapshot;
 use banger_reconciler::apply::{Moment, apply};
 use banger_reconciler::drivers::Drivers;
 use banger_reconciler::drivers::sim::Sim;
 use banger_reconciler::observe::observe;
 use banger_schema::{Language, Spec, parse};
+use banger_wire::api::Edit;
 use banger_wire::id::{InstallId, Name, SandboxId};
 use banger_wire::machine::Backend;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +66,31 @@ impl Lab {
     pub(crate) fn want(&mut self, project: &str, spec: &Spec, consent: bool) {
         thaw(&mut self.desired, self.now);
         self.desired = assign(&self.desired, &name(project), spec, consent);
+    }
+
+    /// A command about snapshots: `snapshot SANDBOX NAME`, `restore SANDBOX NAME`, `fork NAME SANDBOX`, `drop NAME`.
+    pub(crate) fn command(&mut self, project: &str, words: &str) {
+        let words: Vec<&str> = words.split(' ').collect();
+        let command = match words[..] {
+            ["snapshot", sandbox, snapshot] => {
+                let (sandbox, snapshot) = (name(sandbox), name(snapshot));
+                Edit::Snapshot { name: sandbox, snapshot, disk_only: false }
+            }
+            ["restore", sandbox, snapshot] => {
+                Edit::Restore { name: name(sandbox), snapshot: name(snapshot) }
+            }
+            ["fork", snapshot, sandbox] => {
+                Edit::Fork { snapshot: name(snapshot), name: name(sandbox) }
+            }
+            ["drop", snapshot] => Edit::DropSnapshot { snapshot: name(snapshot) },
+            _ => panic!("{words:?}"),
+        };
+        let project = name(project);
+        let spec = self.desired.projects.get(&project).cloned().unwrap_or_default();
+        let next = snapshot::edit(&self.desired, &project, &spec, &command).expect("it fits");
+        thaw(&mut self.desired, self.now);
+        self.desired = assign(&self.desired, &project, &next.expect("about snapshots"), false);
+        snapshot::carry_out(&mut self.desired, &project, &command);
     }
 
     pub(crate) async fn plan(&self) -> Plan {

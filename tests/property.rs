@@ -123,10 +123,17 @@ proptest! {
     }
 }
 
-const STEPS: [&str; 10] = [
+const STEPS: [&str; 18] = [
     "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; }",
+    "! snapshot b s1",
+    "! fork s1 c",
     "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; mode \"suspended\"; }",
+    "! snapshot b s2",
+    "! restore b s1",
     "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; }",
+    "! restore b s2",
+    "! drop s1",
+    "! restore b s2",
     "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; mode \"suspended\"; }",
     "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; memory \"1GiB\"; }",
     "volume \"v\" size=\"2GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; memory \"1GiB\"; disk \"20GiB\"; publish 8001; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; }",
@@ -135,6 +142,7 @@ const STEPS: [&str; 10] = [
     "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; mode \"suspended\"; }",
     // It goes while it is suspended.
     "",
+    "! drop s2",
 ];
 
 /// A crash before and after each effect of a whole life, then a new daemon: it converges to the same, and no
@@ -147,7 +155,10 @@ fn a_crash_at_every_effect_is_survived() {
         lab.sim.world().crash_at = crash;
         let mut crashed = false;
         for text in STEPS {
-            lab.want("p", &spec(text), true);
+            match text.strip_prefix("! ") {
+                Some(words) => lab.command("p", words),
+                None => lab.want("p", &spec(text), true),
+            }
             for _ in 0..200 {
                 let empty = runtime.block_on(lab.pass()).is_empty();
                 if lab.sim.world().crashed {
@@ -170,6 +181,9 @@ fn a_crash_at_every_effect_is_survived() {
                 && world.vmms.is_empty()
                 && world.volumes.is_empty()
                 && world.runs.is_empty()
+                && world.snapshots.is_empty()
+                && world.suspended.is_empty()
+                && world.memories.is_empty()
         );
         let starts: u32 = world.starts.values().sum();
         (world.effects, starts, crashed)

@@ -22,6 +22,8 @@ enum Do<'a> {
     NoNetwork(&'a str),
     Firecracker(bool),
     Moved,
+    /// A command about snapshots.
+    Command(&'a str),
 }
 
 async fn play(script: &[Do<'_>]) -> String {
@@ -33,6 +35,11 @@ async fn play(script: &[Do<'_>]) -> String {
                 let consent = matches!(step, Do::ApplyWithConsent(_));
                 lab.want("p", &spec(text), consent);
                 out.push_str(&format!("=== apply{}\n", if consent { " with consent" } else { "" }));
+                out.push_str(&Lab::show(&lab.plan().await));
+            }
+            Do::Command(words) => {
+                lab.command("p", words);
+                out.push_str(&format!("=== {words}\n"));
                 out.push_str(&Lab::show(&lab.plan().await));
             }
             Do::Tick => {
@@ -459,6 +466,57 @@ fn suspend_and_go_on() {
             Do::Converge,
             Do::Apply(&with("vmm \"qemu\"; mode \"suspended\";")),
             Do::Tick,
+        ],
+    );
+}
+
+/// A snapshot is taken of what runs and of what does not; a disk goes back to it, or begins from it, and keeps to it.
+#[test]
+fn snapshots_and_forks() {
+    let with = |rest: &str| format!("sandbox \"web\" {{ image \"debian-bookworm\"; {rest} }}");
+    let (running, stopped) = (with("publish 8080;"), with("mode \"stopped\";"));
+    let other =
+        "image \"other\" { debian { packages \"git\"; }; }\nsandbox \"web\" { image \"other\"; }";
+    check(
+        "snapshots",
+        &[
+            Do::Firecracker(true),
+            Do::Apply(&running),
+            Do::Command("snapshot web early"),
+            Do::Converge,
+            Do::Command("snapshot web s1"),
+            Do::Tick,
+            Do::Converge,
+            Do::Command("restore web s1"),
+            Do::Tick,
+            Do::Converge,
+            Do::Command("fork s1 copy"),
+            Do::Tick,
+            Do::Converge,
+            // A file that does not know of it takes it away, and leaves the snapshots.
+            Do::ApplyWithConsent(&stopped),
+            Do::Converge,
+            Do::Command("snapshot web s2"),
+            Do::Tick,
+            Do::Converge,
+            Do::Command("restore web s2"),
+            Do::Converge,
+            Do::ApplyWithConsent(&running),
+            Do::Tick,
+            Do::Converge,
+            Do::Command("drop s1"),
+            Do::Tick,
+            Do::Converge,
+            // Another image begins empty.
+            Do::ApplyWithConsent(other),
+            Do::Tick,
+            Do::Converge,
+            Do::ApplyWithConsent(""),
+            Do::Converge,
+            Do::Command("drop early"),
+            Do::Command("drop s2"),
+            Do::Tick,
+            Do::Converge,
         ],
     );
 }

@@ -9,6 +9,7 @@ mod boot;
 mod exec;
 mod files;
 mod forward;
+mod hold;
 mod identity;
 mod names;
 mod network;

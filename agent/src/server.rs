@@ -2,7 +2,7 @@
 
 use crate::identity::Identities;
 use crate::state::State;
-use crate::{Error, at, exec, files, forward, shutdown};
+use crate::{Error, at, exec, files, forward, hold, shutdown};
 use banger_wire::agent::{HEARTBEAT_SECS, PORT, Reply, Request};
 use banger_wire::frame::Kind;
 use banger_wire::stream::{Reader, send_message as reply};
@@ -87,6 +87,7 @@ async fn converse(stream: VsockStream, state: State, identities: Identities) -> 
             let synced = tokio::task::spawn_blocking(nix::unistd::sync).await;
             answer(&mut write, synced.map_err(Error::from)).await
         }
+        Request::Hold => hold::run(identities.hidden().await, reader, write).await,
         Request::Shutdown => shutdown::run(&state, &mut write).await,
     }
 }

@@ -42,14 +42,23 @@ pub async fn apply(
             disk.ensure_disk(&DiskTarget::Volume(volume.clone()), *size).await
         }
         Action::RemoveVolume { volume } => disk.remove(&DiskRemoval::Volume(volume.clone())).await,
-        Action::CreateDisk { sandbox, size, recipe, content } => {
+        Action::CreateDisk { sandbox, size, recipe, content, origin } => {
             let content = content.clone().ok_or_else(|| early(action))?;
             let (sandbox, recipe) = (sandbox.clone(), recipe.clone());
-            disk.ensure_disk(&DiskTarget::Sandbox { sandbox, recipe, content }, *size).await
+            disk.ensure_disk(
+                &DiskTarget::Sandbox { sandbox, recipe, content, origin: origin.clone() },
+                *size,
+            )
+            .await
         }
-        Action::GrowDisk { sandbox, size, recipe, content, .. } => {
+        Action::GrowDisk { sandbox, size, recipe, content, origin, .. } => {
             let (recipe, content) = (recipe.clone(), content.clone());
-            let target = DiskTarget::Sandbox { sandbox: sandbox.clone(), recipe, content };
+            let target = DiskTarget::Sandbox {
+                sandbox: sandbox.clone(),
+                recipe,
+                content,
+                origin: origin.clone(),
+            };
             disk.ensure_disk(&target, *size).await
         }
         Action::RemoveDisk { sandbox, .. } => {
@@ -78,6 +87,10 @@ pub async fn apply(
         Action::DropMemory { memory } => vmm.drop_memory(memory).await,
         Action::SyncGuest { sandbox } => guest.sync(sandbox).await,
         Action::Suspend { sandbox } => vmm.suspend(sandbox).await,
+        Action::TakeSnapshot { snapshot, sandbox, memory, .. } => {
+            vmm.take_snapshot(snapshot, sandbox, *memory).await
+        }
+        Action::RemoveSnapshot { snapshot } => vmm.remove_snapshot(snapshot).await,
         Action::ForgetMemory { sandbox } => vmm.forget_memory(sandbox).await,
         Action::StopVmm { sandbox, kill } => vmm.stop(sandbox, *kill).await,
         Action::RemoveRun { sandbox } => vmm.remove_run(sandbox).await,

@@ -15,9 +15,10 @@ use banger_plan::admit::{Capacity, admit};
 use banger_plan::assign;
 use banger_plan::desired::{Desired, Key, Life};
 use banger_plan::plan::{Plan, plan};
+use banger_plan::snapshot;
 use banger_plan::status::{Failures, status};
 use banger_schema::Spec;
-use banger_wire::api::{Event, Phase, Problem, ProblemKind, Status};
+use banger_wire::api::{Edit, Event, Phase, Problem, ProblemKind, Status};
 use banger_wire::id::{Name, SandboxId};
 use banger_wire::net::Subnet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +73,7 @@ pub enum Consent {
 }
 
 /// How a proposal is to be taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Terms {
     /// Only plan.
     pub dry_run: bool,
@@ -80,6 +81,8 @@ pub struct Terms {
     pub consent: Consent,
     /// Whether the new sandboxes live only as long as a connection.
     pub ephemeral: bool,
+    /// A command about snapshots, which is more than a change of the spec.
+    pub also: Option<Edit<Spec>>,
 }
 
 /// The loop and the desired state that it makes true.
@@ -194,6 +197,9 @@ impl Engine {
                     }
                 }
             }
+            if let Some(command) = &terms.also {
+                snapshot::carry_out(&mut next, project, command);
+            }
             next
         };
         // Planned as if agreed to, so that what would be destroyed is shown before anybody agrees.
@@ -216,7 +222,12 @@ impl Engine {
             }
             (
                 Consent::Only(_),
-                Key::Network | Key::Templates | Key::Volume(_) | Key::Image(_) | Key::Kernel(_),
+                Key::Network
+                | Key::Memories
+                | Key::Volume(_)
+                | Key::Snapshot(_)
+                | Key::Image(_)
+                | Key::Kernel(_),
             ) => false,
         };
         let accepted = !terms.dry_run && lost.iter().all(agreed);
@@ -324,9 +335,10 @@ impl Engine {
                 let words = match key {
                     Key::Sandbox(id) => self.drivers.vmm.last_words(id).await,
                     Key::Network
-                    | Key::Templates
+                    | Key::Memories
                     | Key::Kernel(_)
                     | Key::Image(_)
+                    | Key::Snapshot(_)
                     | Key::Volume(_) => String::new(),
                 };
                 troubles.attempt_failed(key, &failed, &words);

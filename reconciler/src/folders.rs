@@ -1,7 +1,7 @@
 //! Where everything is on disk. State survives a reboot, run does not have to.
 
 use crate::fault::{During, Fault};
-use banger_wire::id::{Digest, SandboxId, VolumeId};
+use banger_wire::id::{Digest, SandboxId, SnapshotId, VolumeId};
 use std::fs::{self, DirBuilder, File};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -54,6 +54,7 @@ impl Folders {
             folders.images(),
             folders.volumes(),
             folders.sandboxes(),
+            folders.snapshots(),
             folders.initramfs(),
             folders.scratch(),
         ] {
@@ -103,6 +104,14 @@ impl Folders {
     /// What a sandbox keeps while it does not run: its disk and its console.
     pub fn sandbox(&self, id: &SandboxId) -> PathBuf {
         self.sandboxes().join(id.as_str())
+    }
+    /// Snapshots: a folder each.
+    pub fn snapshots(&self) -> PathBuf {
+        self.state.join("snapshots")
+    }
+    /// One snapshot: its record and its disk.
+    pub fn snapshot(&self, id: &SnapshotId) -> PathBuf {
+        self.snapshots().join(id.as_str())
     }
     /// What is kept about its workspace. It goes with its disk.
     pub fn workspace(&self, id: &SandboxId) -> PathBuf {

@@ -20,6 +20,7 @@ pub mod observe;
 pub mod process;
 pub mod registry;
 mod resolve;
+mod snapshots;
 pub mod stats;
 pub mod store;
 pub mod unpack;

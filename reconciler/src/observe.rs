@@ -7,7 +7,7 @@ use banger_plan::desired::Desired;
 /// What is there, of all that is desired.
 pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
     let disks = drivers.disk.observe(desired).await;
-    let VmmSeen { sandboxes: processes, templates, memories, mut foreign } =
+    let VmmSeen { sandboxes: processes, templates, memories, snapshots, mut foreign } =
         drivers.vmm.observe(desired).await;
     let running: Vec<_> = processes
         .iter()
@@ -55,6 +55,7 @@ pub async fn observe(drivers: &Drivers, desired: &Desired) -> Actual {
         backends: drivers.vmm.backends(),
         templates,
         memories,
+        snapshots,
         sandboxes,
         foreign,
     }

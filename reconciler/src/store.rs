@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// The schema that this program writes. Raised with every migration.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
 /// From each version to the next. Only ever added to.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE thing (
@@ -36,6 +36,17 @@ const MIGRATIONS: [&str; 3] = [
     // Images were built in a guest, and named its kernel.
     "
     UPDATE thing SET value = json_remove(value, '$.builder') WHERE kind = 'image';
+",
+    "
+    ALTER TABLE thing RENAME TO before;
+    CREATE TABLE thing (
+        kind TEXT NOT NULL CHECK (kind IN ('project', 'kernel', 'image', 'volume', 'sandbox', 'snapshot')),
+        id TEXT NOT NULL,
+        value TEXT NOT NULL CHECK (json_valid(value)),
+        PRIMARY KEY (kind, id)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO thing SELECT kind, id, value FROM before;
+    DROP TABLE before;
 ",
 ];
 
@@ -108,6 +119,7 @@ impl Store {
         desired.images = self.rows(&connection, "image")?;
         desired.volumes = self.rows(&connection, "volume")?;
         desired.sandboxes = self.rows(&connection, "sandbox")?;
+        desired.snapshots = self.rows(&connection, "snapshot")?;
         Ok(desired)
     }
 
@@ -152,7 +164,8 @@ impl Store {
             differ(&change, "kernel", &previous.kernels, &next.kernels)?;
             differ(&change, "image", &previous.images, &next.images)?;
             differ(&change, "volume", &previous.volumes, &next.volumes)?;
-            differ(&change, "sandbox", &previous.sandboxes, &next.sandboxes)
+            differ(&change, "sandbox", &previous.sandboxes, &next.sandboxes)?;
+            differ(&change, "snapshot", &previous.snapshots, &next.snapshots)
         };
         write().map_err(fail)?;
         change.commit().map_err(fail)

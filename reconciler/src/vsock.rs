@@ -7,7 +7,7 @@ use crate::way::Way;
 use banger_wire::agent::{PORT, Reply, Request};
 use banger_wire::frame::{Frame, Kind};
 use banger_wire::json::from_guest;
-use banger_wire::stream::{Reader, send_message};
+use banger_wire::stream::{Reader, send, send_message};
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,6 +70,14 @@ impl Conversation {
             Some(_) => Err(broken("the guest sent a stream where a message was due")),
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+
+    /// Sends one frame.
+    ///
+    /// # Errors
+    /// When the guest does not take it.
+    pub async fn send(&mut self, kind: Kind, payload: &[u8]) -> io::Result<()> {
+        timeout(WRITE, send(&mut self.writer, kind, payload)).await?
     }
 
     /// Waits for `Done`.

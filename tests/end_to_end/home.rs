@@ -326,7 +326,9 @@ impl Home {
     /// Everything that sandboxes leave on disk: folders of runs and of sandboxes, volumes, half-made things, cgroups.
     pub(crate) fn leftovers(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
-        for folder in ["run/vm", "state/sandboxes", "state/volumes", "state/scratch"] {
+        for folder in
+            ["run/vm", "state/sandboxes", "state/snapshots", "state/volumes", "state/scratch"]
+        {
             for entry in fs::read_dir(self.folder.join(folder)).into_iter().flatten().flatten() {
                 found.insert(format!("{folder}/{}", entry.file_name().display()));
             }

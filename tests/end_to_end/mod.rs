@@ -16,6 +16,7 @@ mod network;
 mod oci;
 mod owner;
 mod run;
+mod snapshot;
 mod ssh;
 mod suspend;
 mod workspace;

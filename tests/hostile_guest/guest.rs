@@ -94,6 +94,7 @@ fn kind(request: &Request) -> &'static str {
         Request::Ship { .. } => "ship",
         Request::Survey => "survey",
         Request::Sync => "sync",
+        Request::Hold => "hold",
         Request::Shutdown => "shutdown",
     }
 }
@@ -107,7 +108,9 @@ fn due(request: &Request) -> Vec<Act> {
     let send = |reply: Reply| vec![Act::Send(message(&reply))];
     match request {
         Request::Watch => Vec::new(),
-        Request::Identify(_) | Request::Sync | Request::Shutdown => send(Reply::Done),
+        Request::Identify(_) | Request::Sync | Request::Hold | Request::Shutdown => {
+            send(Reply::Done)
+        }
         Request::Exec(_) => {
             vec![Act::Send([message(&Reply::Started), message(&Reply::Exit { code: 1 })].concat())]
         }

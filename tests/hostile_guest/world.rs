@@ -72,7 +72,7 @@ impl World {
             "image \"base\" { debian { packages \"busybox-static\"; }; }\n\
              sandbox \"bad\" { image \"base\"; memory \"256MiB\"; }\nsandbox \"good\" { image \"base\"; memory \"256MiB\"; }",
         );
-        let terms = Terms { dry_run: false, consent: Consent::No, ephemeral: false };
+        let terms = Terms { dry_run: false, consent: Consent::No, ephemeral: false, also: None };
         let project = name("p");
         let proposed = engine.propose(&project, terms, |_| Ok(wanted));
         assert!(proposed.await.expect("proposes").accepted);

@@ -97,6 +97,14 @@ pub(crate) fn grow_ext4(folder: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
     check(unsafe { libc::ioctl(folder.as_raw_fd(), EXT4_IOC_RESIZE_FS, &blocks) })
 }
 
+/// Lets nobody write to a mounted filesystem, after all that was written is on its disk; or lets them again.
+pub(crate) fn freeze(folder: BorrowedFd<'_>, frozen: bool) -> io::Result<()> {
+    const FIFREEZE: libc::Ioctl = 0xc004_5877_u32 as libc::Ioctl;
+    const FITHAW: libc::Ioctl = 0xc004_5878_u32 as libc::Ioctl;
+    // SAFETY: neither reads its argument.
+    check(unsafe { libc::ioctl(folder.as_raw_fd(), if frozen { FIFREEZE } else { FITHAW }, 0) })
+}
+
 /// A socket to configure interfaces with. It carries nothing.
 fn control_socket() -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is new and nobody else's.

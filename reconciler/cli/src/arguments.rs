@@ -1,5 +1,6 @@
 //! The arguments of every command.
 
+pub(crate) mod snapshot;
 pub(crate) mod workspace;
 
 use banger_wire::id::Name;
@@ -90,6 +91,9 @@ pub(crate) enum Command {
     /// Kernels
     #[command(subcommand)]
     Kernel(Kernel),
+    /// Snapshots of sandboxes
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshots),
     /// Images and kernels by name, from the network
     #[command(subcommand)]
     Catalog(Catalog),
@@ -171,6 +175,12 @@ pub(crate) enum Vm {
     Stop(Target),
     /// Keep a sandbox's memory and end its machine; it goes on from there when it is started
     Suspend(Target),
+    /// Keep a sandbox's disk as it is now, and its memory where that is possible (`snapshot list`)
+    Snapshot(snapshot::Take),
+    /// Put a sandbox back to one of its snapshots
+    Restore(snapshot::Restore),
+    /// Make a sandbox that begins where another one is
+    Fork(snapshot::Fork),
     /// Stop a sandbox and start it again
     Restart(Target),
     /// Stop a sandbox at once, as if by pulling its plug

@@ -2,8 +2,9 @@
 
 use crate::actual::ImageConfig;
 use crate::boot::{Boot, Nic};
+use crate::desired::Origin;
 use banger_schema::spec::{ImageSource, KernelSource, WorkspaceSpec};
-use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
+use banger_wire::id::{Digest, Generation, Name, SandboxId, SnapshotId, VolumeId};
 use banger_wire::machine::BootKey;
 use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
@@ -85,6 +86,8 @@ pub enum Action {
         recipe: Digest,
         /// The content of the image below it; the recipe's current one when it is not built yet.
         content: Option<Digest>,
+        /// The snapshot whose disk it begins from.
+        origin: Option<Origin>,
     },
     /// Make a sandbox's own disk larger.
     GrowDisk {
@@ -94,6 +97,8 @@ pub enum Action {
         recipe: Digest,
         /// The content of the image below it.
         content: Digest,
+        /// The snapshot that it began from.
+        origin: Option<Origin>,
         /// From.
         from: Mib,
         /// To.
@@ -161,6 +166,22 @@ pub enum Action {
         /// Whose.
         sandbox: SandboxId,
     },
+    /// Keep a sandbox's disk as it is now, and its memory.
+    TakeSnapshot {
+        /// Which.
+        snapshot: SnapshotId,
+        /// Of which sandbox.
+        sandbox: SandboxId,
+        /// Whether its memory is kept, too.
+        memory: bool,
+        /// What it is called, for people.
+        name: Name,
+    },
+    /// Remove a snapshot. Its memory goes when nothing needs it.
+    RemoveSnapshot {
+        /// Which.
+        snapshot: SnapshotId,
+    },
     /// Give up the memory that a sandbox would go on from.
     ForgetMemory {
         /// Whose.
@@ -223,7 +244,7 @@ impl Action {
     /// Whether it destroys data that somebody might miss.
     pub fn destroys(&self) -> bool {
         match self {
-            Action::RemoveVolume { .. } => true,
+            Action::RemoveVolume { .. } | Action::RemoveSnapshot { .. } => true,
             Action::RemoveDisk { ephemeral, .. } => !ephemeral,
             Action::BuildKernel { .. }
             | Action::RemoveKernel { .. }
@@ -241,6 +262,7 @@ impl Action {
             | Action::DropMemory { .. }
             | Action::SyncGuest { .. }
             | Action::Suspend { .. }
+            | Action::TakeSnapshot { .. }
             | Action::ForgetMemory { .. }
             | Action::Identify { .. }
             | Action::ShipWorkspace { .. }
@@ -267,6 +289,7 @@ impl Action {
             | Action::CreateDisk { .. }
             | Action::StartVmm { .. }
             | Action::KeepTemplate { .. }
+            | Action::TakeSnapshot { .. }
             | Action::EnsureBridge { .. }
             | Action::EnsureTap { .. }
             | Action::ShipWorkspace { .. }
@@ -280,6 +303,7 @@ impl Action {
             | Action::RemoveRun { .. }
             | Action::DropMemory { .. }
             | Action::ForgetMemory { .. }
+            | Action::RemoveSnapshot { .. }
             | Action::RemoveBridge
             | Action::RemoveRules
             | Action::RemoveTap { .. }
@@ -310,6 +334,9 @@ impl fmt::Display for Action {
             Action::CreateVolume { size, .. } => write!(f, "create {size}"),
             Action::GrowVolume { from, size, .. } => write!(f, "grow {from} → {size}"),
             Action::RemoveVolume { .. } => f.write_str("destroy with its data"),
+            Action::CreateDisk { size, origin: Some(_), .. } => {
+                write!(f, "create disk {size} from its snapshot")
+            }
             Action::CreateDisk { size, .. } => write!(f, "create disk {size}"),
             Action::GrowDisk { from, size, .. } => write!(f, "grow disk {from} → {size}"),
             Action::RemoveDisk { ephemeral: true, .. } => f.write_str("clean up disk"),
@@ -328,6 +355,13 @@ impl fmt::Display for Action {
             Action::DropMemory { memory } => write!(f, "drop {}", memory.as_str()),
             Action::SyncGuest { .. } => f.write_str("sync its disks"),
             Action::Suspend { .. } => f.write_str("suspend"),
+            Action::TakeSnapshot { name, memory: true, .. } => {
+                write!(f, "take snapshot {name} of its disk and memory")
+            }
+            Action::TakeSnapshot { name, memory: false, .. } => {
+                write!(f, "take snapshot {name} of its disk")
+            }
+            Action::RemoveSnapshot { .. } => f.write_str("destroy with its data"),
             Action::ForgetMemory { .. } => f.write_str("give up its memory"),
             Action::Identify { generation, .. } => {
                 write!(f, "identify as generation {}", generation.0)

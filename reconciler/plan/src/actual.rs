@@ -1,8 +1,9 @@
 //! What was seen. Made by *observe*, once per pass; planning sees nothing else.
 
 use crate::boot::Boot;
+use crate::desired::Origin;
 use banger_wire::agent::{GuestState, Signal};
-use banger_wire::id::{Digest, SandboxId, VolumeId};
+use banger_wire::id::{Digest, SandboxId, SnapshotId, VolumeId};
 use banger_wire::machine::{Backend, BootKey};
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,8 @@ pub struct Actual {
     pub images: BTreeMap<Digest, Seen<ArtifactFact>>,
     /// Volumes.
     pub volumes: BTreeMap<VolumeId, Seen<VolumeFact>>,
+    /// Snapshots.
+    pub snapshots: BTreeMap<SnapshotId, Seen<SnapshotFact>>,
     /// Sandboxes.
     pub sandboxes: BTreeMap<SandboxId, SandboxFact>,
     /// The bridge and the rules of the host.
@@ -72,6 +75,7 @@ impl Default for Actual {
             kernels: BTreeMap::new(),
             images: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             network: Seen::Unknown("it was not looked at".to_string()),
             backends: Backends::default(),
@@ -271,6 +275,21 @@ pub struct DiskFact {
     pub recipe: Digest,
     /// The content of the image that it lies above.
     pub content: Digest,
+    /// The snapshot that it began from.
+    pub origin: Option<Origin>,
+}
+
+/// A snapshot that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotFact {
+    /// Its disk.
+    pub disk: DiskFact,
+    /// Bytes that the disk takes up.
+    pub bytes: u64,
+    /// When it was taken, in seconds since 1970.
+    pub taken_secs: u64,
+    /// What ran, when there is a memory to go on from.
+    pub boot: Option<Boot>,
 }
 
 /// A sandbox's processes.

@@ -185,6 +185,8 @@ fn ports(next: &Desired, project: &Name, spec: &Spec) -> Result<(), Refusal> {
 pub fn remove_image(desired: &mut Desired, recipe: &Digest) -> Result<(), Refusal> {
     let users = desired.sandboxes.values().filter(|s| s.image == *recipe);
     let mut users: Vec<String> = users.map(|s| format!("{}/{}", s.project, s.name)).collect();
+    let snapshots = desired.snapshots.values().filter(|s| s.image == *recipe);
+    users.extend(snapshots.map(|s| format!("snapshot {} of {}", s.name, s.project)));
     let declared = desired.image_names(recipe).into_iter().filter_map(|(project, _)| project);
     users.extend(declared.map(|project| format!("the Bangerfile of {project}")));
     if !users.is_empty() {
@@ -204,6 +206,8 @@ pub fn remove_image(desired: &mut Desired, recipe: &Digest) -> Result<(), Refusa
 pub fn remove_kernel(desired: &mut Desired, recipe: &Digest) -> Result<(), Refusal> {
     let users = desired.sandboxes.values().filter(|s| s.kernel == *recipe);
     let mut users: Vec<String> = users.map(|s| format!("{}/{}", s.project, s.name)).collect();
+    let snapshots = desired.snapshots.values().filter(|s| s.kernel == *recipe);
+    users.extend(snapshots.map(|s| format!("snapshot {} of {}", s.name, s.project)));
     let declared = desired.kernel_names(recipe).into_iter().filter_map(|(project, _)| project);
     users.extend(declared.map(|project| format!("the Bangerfile of {project}")));
     if !users.is_empty() {

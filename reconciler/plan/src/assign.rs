@@ -69,7 +69,7 @@ fn assign_volumes(next: &mut Desired, project: &Name, spec: &Spec) {
 }
 
 /// 128 bits that no other thing of this installation ever had.
-fn bits(next: &mut Desired, project: &Name, name: &Name) -> u128 {
+pub(crate) fn bits(next: &mut Desired, project: &Name, name: &Name) -> u128 {
     next.serial += 1;
     let digest = recipe::digest(&("id", &next.install, next.serial, project, name));
     u128::from_str_radix(&digest.as_str()[..32], 16).expect("hex digits")
@@ -106,7 +106,9 @@ fn assign_sandbox(
             spec.restarts += 1;
         }
         let replaced = known.image != image;
-        let after = DesiredSandbox { image, kernel, volumes, spec, ..known.clone() };
+        // Another image's disk begins empty.
+        let origin = known.origin.clone().filter(|_| !replaced);
+        let after = DesiredSandbox { image, kernel, volumes, origin, spec, ..known.clone() };
         if after != *known {
             let generation = Generation(known.generation.0 + 1);
             // What was agreed to for one image does not hold for the next.
@@ -131,6 +133,7 @@ fn assign_sandbox(
         image,
         kernel,
         volumes,
+        origin: None,
         spec,
     };
     next.sandboxes.insert(id, assigned);
@@ -193,8 +196,9 @@ fn assign_artifacts(next: &mut Desired) {
             kernels.insert(recipe::kernel(&kernel.source), kernel.source.clone());
         }
     }
+    let of_snapshots = next.snapshots.values().flat_map(|s| [&s.image, &s.kernel]);
     let used: BTreeSet<&Digest> =
-        next.sandboxes.values().flat_map(|s| [&s.image, &s.kernel]).collect();
+        next.sandboxes.values().flat_map(|s| [&s.image, &s.kernel]).chain(of_snapshots).collect();
     for (digest, kernel) in &mut next.kernels {
         if !kernels.contains_key(digest)
             && !used.contains(digest)
@@ -236,6 +240,12 @@ pub fn forget(
         let gone = actual.sandboxes.get(id).is_some_and(crate::actual::SandboxFact::is_gone);
         let quiet = !busy.contains(&Key::Sandbox(id.clone()));
         sandbox.life == Life::Wanted || !(before && gone && quiet)
+    });
+    next.snapshots.retain(|id, snapshot| {
+        let before = looked_for.snapshots.get(id).is_some_and(|s| s.life == Life::Removed);
+        let gone = actual.snapshots.get(id).is_some_and(crate::Seen::is_absent);
+        let quiet = !busy.contains(&Key::Snapshot(id.clone()));
+        snapshot.life == Life::Wanted || !(before && gone && quiet)
     });
     next.volumes.retain(|id, volume| {
         let before = looked_for.volumes.get(id).is_some_and(|v| v.life == Life::Removed);

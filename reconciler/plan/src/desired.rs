@@ -4,7 +4,7 @@
 
 use banger_schema::Spec;
 use banger_schema::spec::{ImageSource, KernelSource, SandboxSpec};
-use banger_wire::id::{Cid, Digest, Generation, InstallId, Name, SandboxId, VolumeId};
+use banger_wire::id::{Cid, Digest, Generation, InstallId, Name, SandboxId, SnapshotId, VolumeId};
 use banger_wire::net::{HostNumber, Subnet};
 use banger_wire::size::Mib;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ pub struct Desired {
     pub volumes: BTreeMap<VolumeId, DesiredVolume>,
     /// Sandboxes. One that should go stays here until it was seen gone, and keeps its numbers till then.
     pub sandboxes: BTreeMap<SandboxId, DesiredSandbox>,
+    /// Snapshots. They outlive their sandboxes.
+    pub snapshots: BTreeMap<SnapshotId, DesiredSnapshot>,
     /// The subnet of this installation, chosen free of the host's routes. `None` while there is none.
     pub subnet: Option<Subnet>,
     /// Addresses that were given back, and when, in seconds since 1970: they are not used again at once (R-D6).
@@ -45,6 +47,7 @@ impl Desired {
             images: BTreeMap::new(),
             volumes: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
             subnet: None,
             cooling: BTreeMap::new(),
         }
@@ -66,6 +69,7 @@ impl Desired {
     pub fn is_idle(&self) -> bool {
         self.sandboxes.is_empty()
             && self.volumes.values().all(|volume| volume.life == Life::Wanted)
+            && self.snapshots.values().all(|snapshot| snapshot.life == Life::Wanted)
             && !self.kernels.values().any(|kernel| kernel.life == ArtifactLife::Removed)
             && !self.images.values().any(|image| image.life == ArtifactLife::Removed)
     }
@@ -127,6 +131,57 @@ pub struct DesiredVolume {
     pub life: Life,
 }
 
+/// A snapshot of a sandbox: its disk, and its memory where that is possible.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredSnapshot {
+    /// Its project.
+    pub project: Name,
+    /// Its name.
+    pub name: Name,
+    /// What it is of.
+    pub sandbox: SandboxId,
+    /// What that was called.
+    pub of: Name,
+    /// Whether it should be there.
+    pub life: Life,
+    /// Whether the memory is left out.
+    pub disk_only: bool,
+    /// What the sandbox was made from.
+    pub image: Digest,
+    /// The same of its kernel.
+    pub kernel: Digest,
+    /// What its file said.
+    pub spec: SandboxSpec,
+}
+
+/// Where a sandbox's disk begins, when it is not empty at first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Counts: a disk that is put back to the same snapshot twice is made twice.
+    pub count: u64,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.snapshot, self.count)
+    }
+}
+
+impl std::str::FromStr for Origin {
+    type Err = banger_wire::id::IdError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (snapshot, count) = text.split_once('-').unwrap_or((text, ""));
+        let rule = || "it is a snapshot's id and a number".to_string();
+        let count = count.parse();
+        let count = count.map_err(|_| Self::Err { what: "origin", rule: rule() })?;
+        Ok(Self { snapshot: SnapshotId::new(snapshot)?, count })
+    }
+}
+
 /// A sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,6 +210,9 @@ pub struct DesiredSandbox {
     pub kernel: Digest,
     /// Its volumes, in the order of their devices.
     pub volumes: Vec<VolumeId>,
+    /// The snapshot that its disk begins from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// What its file says.
     pub spec: SandboxSpec,
 }
@@ -172,7 +230,7 @@ pub enum Key {
     /// The bridge and the rules of the whole host.
     Network,
     /// Memories that machines start from.
-    Templates,
+    Memories,
     /// A kernel, by recipe.
     Kernel(Digest),
     /// An image, by recipe.
@@ -181,17 +239,20 @@ pub enum Key {
     Volume(VolumeId),
     /// A sandbox.
     Sandbox(SandboxId),
+    /// A snapshot.
+    Snapshot(SnapshotId),
 }
 
 impl Key {
     /// The kind's place in a plan: host first.
     pub fn kind(&self) -> u8 {
         match self {
-            Key::Network | Key::Templates => 0,
+            Key::Network | Key::Memories => 0,
             Key::Kernel(_) => 1,
             Key::Image(_) => 2,
             Key::Volume(_) => 3,
             Key::Sandbox(_) => 4,
+            Key::Snapshot(_) => 5,
         }
     }
 }
@@ -200,11 +261,12 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Key::Network => f.write_str("network"),
-            Key::Templates => f.write_str("templates"),
+            Key::Memories => f.write_str("memories"),
             Key::Kernel(digest) => write!(f, "kernel {}", digest.short()),
             Key::Image(digest) => write!(f, "image {}", digest.short()),
             Key::Volume(id) => write!(f, "volume {id}"),
             Key::Sandbox(id) => write!(f, "sandbox {id}"),
+            Key::Snapshot(id) => write!(f, "snapshot {id}"),
         }
     }
 }
@@ -217,11 +279,12 @@ impl Desired {
             None => key.to_string(),
         };
         match key {
-            Key::Network | Key::Templates => key.to_string(),
+            Key::Network | Key::Memories => key.to_string(),
             Key::Kernel(digest) => named("kernel", self.kernel_names(digest).first().map(|n| n.1)),
             Key::Image(digest) => named("image", self.image_names(digest).first().map(|n| n.1)),
             Key::Volume(id) => named("volume", self.volumes.get(id).map(|v| &v.name)),
             Key::Sandbox(id) => named("sandbox", self.sandboxes.get(id).map(|s| &s.name)),
+            Key::Snapshot(id) => named("snapshot", self.snapshots.get(id).map(|s| &s.name)),
         }
     }
 
@@ -257,7 +320,7 @@ impl Desired {
         match key {
             Key::Network => self.sandboxes.values().any(|s| s.project == *project),
             // They come and go without anybody asking.
-            Key::Templates => false,
+            Key::Memories => false,
             Key::Kernel(digest) => {
                 self.sandboxes.values().filter(ours).any(|s| s.kernel == *digest)
                     || self.kernel_names(digest).iter().any(|(owner, _)| *owner == Some(project))
@@ -265,6 +328,7 @@ impl Desired {
             Key::Image(digest) => self.uses_image(digest, project),
             Key::Volume(id) => self.volumes.get(id).is_some_and(|v| v.project == *project),
             Key::Sandbox(id) => self.sandboxes.get(id).is_some_and(|s| s.project == *project),
+            Key::Snapshot(id) => self.snapshots.get(id).is_some_and(|s| s.project == *project),
         }
     }
 

@@ -14,6 +14,18 @@ pub enum EditError {
     /// The name is taken.
     #[error("there is already a sandbox {0} in this project")]
     Exists(Name),
+    /// There is no such snapshot.
+    #[error("there is no snapshot {0} in this project")]
+    NoSnapshot(Name),
+    /// The name of a snapshot is taken.
+    #[error("there is already a snapshot {0} in this project")]
+    SnapshotExists(Name),
+    /// The sandbox has another image now.
+    #[error("snapshot {0} is of another image than the sandbox has now: fork it")]
+    OtherImage(Name),
+    /// The project does not declare the image of a snapshot any more.
+    #[error("the project has no image {0} any more, which the snapshot is of")]
+    NoImage(Name),
     /// A name stands for something else already.
     #[error("{kind} {name} is already something else in this project")]
     Differs {
@@ -65,6 +77,11 @@ pub fn edit(spec: &Spec, command: &Edit<Spec>, ended: bool) -> Result<Spec, Edit
             s.mode = Mode::Running;
             s.kill = false;
         })?,
+        // Not of the spec.
+        Edit::Snapshot { .. }
+        | Edit::Restore { .. }
+        | Edit::Fork { .. }
+        | Edit::DropSnapshot { .. } => {}
         Edit::Delete { name } => {
             next.sandboxes.remove(name).ok_or_else(|| EditError::NotFound(name.clone()))?;
             for other in next.sandboxes.values_mut() {

@@ -26,6 +26,7 @@ pub mod plan;
 pub mod policy;
 pub mod recipe;
 pub mod service;
+pub mod snapshot;
 pub mod status;
 pub mod zone;
 

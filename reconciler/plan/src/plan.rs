@@ -80,7 +80,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
         }
     };
     add(Key::Network, kind::network::plan_network(desired, actual));
-    add(Key::Templates, kind::template::plan_templates(actual));
+    add(Key::Memories, kind::template::plan_memories(desired, actual));
     for (recipe, kernel) in &desired.kernels {
         add(Key::Kernel(recipe.clone()), kind::kernel::plan_kernel(recipe, kernel, actual));
     }
@@ -89,6 +89,10 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
     }
     for (id, volume) in &desired.volumes {
         add(Key::Volume(id.clone()), kind::volume::plan_volume(id, volume, actual));
+    }
+    for (id, snapshot) in &desired.snapshots {
+        let list = kind::snapshot::plan_snapshot(id, snapshot, desired, actual);
+        add(Key::Snapshot(id.clone()), list);
     }
     for (id, sandbox) in &desired.sandboxes {
         add(Key::Sandbox(id.clone()), kind::plan_sandbox(sandbox, desired, actual));

@@ -256,7 +256,12 @@ fn stuck(
 /// A fetch or build that failed will hardly succeed at once; a guest that failed to boot may.
 fn patience(key: &Key) -> u32 {
     match key {
-        Key::Network | Key::Templates | Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => 1,
+        Key::Network
+        | Key::Memories
+        | Key::Kernel(_)
+        | Key::Image(_)
+        | Key::Volume(_)
+        | Key::Snapshot(_) => 1,
         Key::Sandbox(_) => PATIENCE,
     }
 }

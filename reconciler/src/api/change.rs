@@ -5,7 +5,7 @@ use crate::engine::{Consent, Proposal, Terms};
 use crate::resolve::resolve;
 use axum::Json;
 use axum::extract::{Path, State};
-use banger_plan::edit;
+use banger_plan::{edit, snapshot};
 use banger_schema::Spec;
 use banger_wire::api::{Applied, Apply, Destroy, Edit, Phase, Problem, ProblemKind};
 use banger_wire::id::Name;
@@ -43,7 +43,12 @@ pub(super) async fn apply(
     Json(apply): Json<Apply<Spec>>,
 ) -> Result<Json<Applied>, Refusal> {
     let _active = context.active();
-    let terms = Terms { dry_run: apply.dry_run, consent: agreed(apply.consent), ephemeral: false };
+    let terms = Terms {
+        dry_run: apply.dry_run,
+        consent: agreed(apply.consent),
+        ephemeral: false,
+        also: None,
+    };
     let spec = whole(&context, &project, apply.spec).await?;
     Ok(applied(context.engine.propose(&project, terms, |_| Ok(spec)).await?))
 }
@@ -54,8 +59,12 @@ pub(super) async fn destroy(
     Json(destroy): Json<Destroy>,
 ) -> Result<Json<Applied>, Refusal> {
     let _active = context.active();
-    let terms =
-        Terms { dry_run: destroy.dry_run, consent: agreed(destroy.consent), ephemeral: false };
+    let terms = Terms {
+        dry_run: destroy.dry_run,
+        consent: agreed(destroy.consent),
+        ephemeral: false,
+        also: None,
+    };
     Ok(applied(context.engine.propose(&project, terms, |_| Ok(Spec::default())).await?))
 }
 
@@ -74,7 +83,11 @@ pub(super) async fn edit(
         | Edit::Stop { .. }
         | Edit::Suspend { .. }
         | Edit::Kill { .. }
-        | Edit::Restart { .. } => None,
+        | Edit::Restart { .. }
+        | Edit::Snapshot { .. }
+        | Edit::Restore { .. }
+        | Edit::Fork { .. }
+        | Edit::DropSnapshot { .. } => None,
     };
     let ended = match &command {
         Edit::Start { name } => has_ended(&context, &project, name),
@@ -84,6 +97,10 @@ pub(super) async fn edit(
         | Edit::Suspend { .. }
         | Edit::Kill { .. }
         | Edit::Restart { .. }
+        | Edit::Snapshot { .. }
+        | Edit::Restore { .. }
+        | Edit::Fork { .. }
+        | Edit::DropSnapshot { .. }
         | Edit::Delete { .. } => false,
     };
     let consent = match &command {
@@ -94,6 +111,10 @@ pub(super) async fn edit(
         | Edit::Suspend { .. }
         | Edit::Kill { .. }
         | Edit::Restart { .. }
+        | Edit::Snapshot { .. }
+        | Edit::Restore { .. }
+        | Edit::Fork { .. }
+        | Edit::DropSnapshot { .. }
         | Edit::Delete { .. } => Consent::Only(removed),
     };
     let command = match command {
@@ -104,18 +125,41 @@ pub(super) async fn edit(
         | Edit::Suspend { .. }
         | Edit::Kill { .. }
         | Edit::Restart { .. }
+        | Edit::Snapshot { .. }
+        | Edit::Restore { .. }
+        | Edit::Fork { .. }
+        | Edit::DropSnapshot { .. }
         | Edit::Delete { .. }) => other,
     };
-    let terms = Terms { dry_run: false, consent, ephemeral: false };
+    let also = Some(command.clone());
+    let terms = Terms { dry_run: false, consent, ephemeral: false, also };
     let proposal = context.engine.propose(&project, terms, |desired| {
-        let creates = matches!(command, Edit::Create { .. } | Edit::Update { .. });
+        // Snapshots outlive what their project declared.
+        let creates = matches!(
+            command,
+            Edit::Create { .. }
+                | Edit::Update { .. }
+                | Edit::Fork { .. }
+                | Edit::DropSnapshot { .. }
+        );
         let spec = desired.projects.get(&project).cloned();
         let spec =
             spec.or_else(|| creates.then(Spec::default)).ok_or_else(|| no_project(&project))?;
-        edit::edit(&spec, &command, ended).map_err(|error| {
+        let edited = match snapshot::edit(desired, &project, &spec, &command) {
+            Ok(Some(spec)) => Ok(spec),
+            Ok(None) => edit::edit(&spec, &command, ended),
+            Err(error) => Err(error),
+        };
+        edited.map_err(|error| {
             let kind = match error {
-                edit::EditError::NotFound(_) => ProblemKind::NotFound,
-                edit::EditError::Exists(_) | edit::EditError::Differs { .. } => ProblemKind::User,
+                edit::EditError::NotFound(_) | edit::EditError::NoSnapshot(_) => {
+                    ProblemKind::NotFound
+                }
+                edit::EditError::Exists(_)
+                | edit::EditError::SnapshotExists(_)
+                | edit::EditError::OtherImage(_)
+                | edit::EditError::NoImage(_)
+                | edit::EditError::Differs { .. } => ProblemKind::User,
             };
             problem(kind, error.to_string())
         })

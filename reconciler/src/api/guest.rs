@@ -158,7 +158,7 @@ async fn serve_run(
         Ok(spec) => spec,
         Err(problem) => return fail(write, problem).await,
     };
-    let terms = Terms { dry_run: false, consent: Consent::Only(None), ephemeral: true };
+    let terms = Terms { dry_run: false, consent: Consent::Only(None), ephemeral: true, also: None };
     let proposed = context.engine.propose(project, terms, |desired| {
         let before = desired.projects.get(project).cloned().unwrap_or_default();
         let create = banger_wire::api::Edit::Create { spec };

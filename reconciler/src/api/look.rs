@@ -4,8 +4,10 @@ use super::{Context, Refusal, problem};
 use crate::stats::stats;
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use banger_plan::actual::Seen;
+use banger_plan::desired::{Key, Life};
 use banger_wire::agent::{Reply, Request};
-use banger_wire::api::{Port, ProblemKind, SandboxStats};
+use banger_wire::api::{Port, ProblemKind, SandboxStats, Snapshot};
 use banger_wire::id::Name;
 use serde::Deserialize;
 use std::time::Duration;
@@ -81,4 +83,32 @@ pub(super) async fn ports(
         }
     }
     Ok(Json(seen))
+}
+
+/// All snapshots, by project and name.
+pub(super) async fn snapshots(State(context): State<Context>) -> Json<Vec<Snapshot>> {
+    let pass = context.engine.snapshots().borrow().clone();
+    // What is wanted now; the pass may be from before.
+    let desired = context.engine.desired();
+    let wanted = desired.snapshots.iter().filter(|(_, s)| s.life == Life::Wanted);
+    let list = wanted.map(|(id, snapshot)| {
+        let there = pass.actual.snapshots.get(id);
+        let fact = there.and_then(Seen::present);
+        let blocked = pass.plan.lists.get(&Key::Snapshot(id.clone()));
+        let blocked = blocked.and_then(|list| list.blocked.first()).cloned();
+        Snapshot {
+            project: snapshot.project.clone(),
+            name: snapshot.name.clone(),
+            sandbox: snapshot.of.clone(),
+            taken: fact.is_some(),
+            taken_secs: fact.map_or(0, |fact| fact.taken_secs),
+            memory: fact.is_some_and(|fact| fact.boot.is_some()),
+            size: fact.map(|fact| fact.disk.size.to_string()).unwrap_or_default(),
+            bytes: fact.map_or(0, |fact| fact.bytes),
+            reason: blocked.unwrap_or_default(),
+        }
+    });
+    let mut list: Vec<Snapshot> = list.collect();
+    list.sort_by(|a, b| (&a.project, &a.name).cmp(&(&b.project, &b.name)));
+    Json(list)
 }

@@ -111,6 +111,7 @@ pub fn router(context: Context) -> Router {
         .route("/v1/version", get(version))
         .route("/v1/programs", get(programs))
         .route("/v1/status", get(watch::status))
+        .route("/v1/snapshots", get(look::snapshots))
         .route("/v1/images", get(artifact::images))
         .route("/v1/images/{recipe}", delete(artifact::delete_image))
         .route("/v1/kernels", get(artifact::kernels))

@@ -12,14 +12,14 @@ pub mod vmm;
 use crate::fault::Fault;
 use async_trait::async_trait;
 use banger_plan::actual::{
-    ArtifactFact, Backends, DiskFact, NetworkFact, RunFact, Seen, SuspendedFact, TapFact,
-    TemplateFact, VmmFact, VolumeFact,
+    ArtifactFact, Backends, DiskFact, NetworkFact, RunFact, Seen, SnapshotFact, SuspendedFact,
+    TapFact, TemplateFact, VmmFact, VolumeFact,
 };
 use banger_plan::boot::Boot;
-use banger_plan::desired::Desired;
+use banger_plan::desired::{Desired, Origin};
 use banger_schema::spec::{ImageSource, KernelSource, WorkspaceSpec};
 use banger_wire::agent::{GuestState, Identity};
-use banger_wire::id::{Digest, SandboxId, VolumeId};
+use banger_wire::id::{Digest, SandboxId, SnapshotId, VolumeId};
 use banger_wire::machine::BootKey;
 use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
@@ -94,6 +94,8 @@ pub enum DiskTarget {
         recipe: Digest,
         /// The image's content.
         content: Digest,
+        /// The snapshot that it begins from.
+        origin: Option<Origin>,
     },
 }
 
@@ -157,6 +159,8 @@ pub struct VmmSeen {
     pub templates: BTreeMap<BootKey, TemplateFact>,
     /// Memories of guests that were kept.
     pub memories: BTreeSet<BootKey>,
+    /// Snapshots that are desired.
+    pub snapshots: BTreeMap<SnapshotId, Seen<SnapshotFact>>,
     /// What nothing desired accounts for.
     pub foreign: Vec<String>,
 }
@@ -183,6 +187,15 @@ pub trait Vmm: Send + Sync {
     async fn start(&self, boot: &Boot, begin: Begin) -> Result<Outcome, Fault>;
     /// Lets a guest stand still and keeps its memory, for its sandbox to go on from. When that fails, it goes on at once.
     async fn suspend(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
+    /// Keeps a sandbox's disk as it is now, and its memory, too, if that is asked for. Its guest stands still meanwhile.
+    async fn take_snapshot(
+        &self,
+        snapshot: &SnapshotId,
+        sandbox: &SandboxId,
+        memory: bool,
+    ) -> Result<Outcome, Fault>;
+    /// Removes a snapshot.
+    async fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<Outcome, Fault>;
     /// Gives up the memory that a sandbox would go on from.
     async fn forget_memory(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
     /// Keeps the memory of a guest that waits for its identity. What fails is only said.

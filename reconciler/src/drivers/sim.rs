@@ -21,7 +21,7 @@ use banger_plan::policy::policy;
 use banger_plan::recipe;
 use banger_schema::spec::{ImageSource, KernelSource, WorkspaceSpec};
 use banger_wire::agent::{GuestState, Identity, Phase};
-use banger_wire::id::{Digest, Generation, SandboxId, VolumeId};
+use banger_wire::id::{Digest, Generation, SandboxId, SnapshotId, VolumeId};
 use banger_wire::machine::BootKey;
 use banger_wire::net::{Policy, Subnet};
 use banger_wire::size::Mib;
@@ -105,6 +105,8 @@ pub struct World {
     pub memories: BTreeMap<BootKey, GuestState>,
     /// What sandboxes go on from.
     pub suspended: BTreeMap<SandboxId, SimRecord>,
+    /// Snapshots: the disk, and what ran when the memory was kept.
+    pub snapshots: BTreeMap<SnapshotId, (DiskFact, Option<Boot>)>,
     /// How often a guest ran, or went on, with each sandbox's disk.
     pub disk_runs: BTreeMap<SandboxId, u32>,
 }
@@ -265,12 +267,20 @@ impl Disk for Sim {
                 assert!(old.is_none_or(|old| old <= size), "a volume never shrinks");
                 changed(old != Some(size))
             }
-            DiskTarget::Sandbox { sandbox, recipe, content } => {
+            DiskTarget::Sandbox { sandbox, recipe, content, origin } => {
                 assert!(!world.vmms.contains_key(sandbox), "no VMM has the disk open");
-                let fact = DiskFact { size, recipe: recipe.clone(), content: content.clone() };
+                let from = origin.as_ref().filter(|_| !world.disks.contains_key(sandbox));
+                if let Some(origin) = from {
+                    world.begin(sandbox, origin);
+                }
+                let (recipe, origin) = (recipe.clone(), origin.clone());
+                let fact = DiskFact { size, recipe, content: content.clone(), origin };
                 let old = world.disks.insert(sandbox.clone(), fact.clone());
                 assert!(
-                    old.as_ref().is_none_or(|old| old.content == *content && old.size <= size),
+                    old.as_ref().is_none_or(|old| {
+                        let same = old.content == fact.content && old.origin == fact.origin;
+                        same && old.size <= size
+                    }),
                     "data is kept"
                 );
                 changed(old != Some(fact))

@@ -67,8 +67,11 @@ fn still_current(key: &Key, then: &Desired, now: &Desired) -> bool {
             then.subnet == now.subnet
                 && banger_plan::policy::policy(then) == banger_plan::policy::policy(now)
         }
+        Key::Snapshot(id) => {
+            then.snapshots.get(id).map(|s| s.life) == now.snapshots.get(id).map(|s| s.life)
+        }
         // They are nobody's wish.
-        Key::Templates => true,
+        Key::Memories => true,
         Key::Kernel(digest) => {
             then.kernels.get(digest).map(|k| k.life) == now.kernels.get(digest).map(|k| k.life)
         }

@@ -48,7 +48,12 @@ pub(super) struct Troubles {
 fn stamp(key: &Key, desired: &Desired) -> Stamp {
     match key {
         Key::Sandbox(id) => desired.sandboxes.get(id).map(|s| (s.generation, s.life)),
-        Key::Network | Key::Templates | Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => None,
+        Key::Network
+        | Key::Memories
+        | Key::Kernel(_)
+        | Key::Image(_)
+        | Key::Volume(_)
+        | Key::Snapshot(_) => None,
     }
 }
 
@@ -80,9 +85,12 @@ impl Troubles {
                 let now = desired.sandboxes.get(id).map(|sandbox| sandbox.generation);
                 guest.is_some_and(|g| g.phase == Phase::Ready && Some(g.generation) == now)
             }
-            Key::Network | Key::Templates | Key::Kernel(_) | Key::Image(_) | Key::Volume(_) => {
-                false
-            }
+            Key::Network
+            | Key::Memories
+            | Key::Kernel(_)
+            | Key::Image(_)
+            | Key::Volume(_)
+            | Key::Snapshot(_) => false,
         };
         // A thing of the host that needs nothing done is in no trouble any more.
         self.troubles

@@ -84,7 +84,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     drop(newer);
     let before = std::fs::read(&path).expect("reads");
     let fault = Store::open(&path, install).err().expect("refused");
-    assert!(fault.problem().message.contains("schema 4"), "{}", fault.problem().message);
+    assert!(fault.problem().message.contains("schema 5"), "{}", fault.problem().message);
     assert_eq!(std::fs::read(&path).expect("reads"), before);
 }
 

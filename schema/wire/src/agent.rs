@@ -53,6 +53,9 @@ pub enum Request {
     Survey,
     /// Write back what is held of the disks. Answered by `Done` when it is on them.
     Sync,
+    /// Let nobody write to the sandbox's own disk. Answered by `Done`; it ends with an empty `Stdin` frame, answered by `Done`
+    /// if nobody could all the time, else by `Failed`. It ends with the connection, too, and after [`HOLD_SECS`].
+    Hold,
     /// Stop everything, sync, unmount, power off. Answered by `Done` when no write can be lost any more.
     Shutdown,
 }
@@ -60,6 +63,8 @@ pub enum Request {
 /// Bytes before a DNS message on the line of [`Request::Names`]: whether it came by TCP, and a number of the guest's.
 pub const NAMES_HEADER: usize = 5;
 
+/// How long a guest holds its disk still at most, in seconds.
+pub const HOLD_SECS: u64 = 120;
 /// Seconds between two states when nothing changes.
 pub const HEARTBEAT_SECS: u64 = 5;
 

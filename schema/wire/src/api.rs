@@ -115,6 +115,58 @@ pub enum Edit<S> {
         /// Which sandbox.
         name: Name,
     },
+    /// Keep its disk as it is now, and its memory where that is possible.
+    Snapshot {
+        /// Which sandbox.
+        name: Name,
+        /// What the snapshot is called.
+        snapshot: Name,
+        /// Whether the memory is left out.
+        disk_only: bool,
+    },
+    /// Put its disk, and its memory where there is one, back to a snapshot. What is on the disk now is lost.
+    Restore {
+        /// Which sandbox.
+        name: Name,
+        /// One of its snapshots.
+        snapshot: Name,
+    },
+    /// Make a sandbox that begins where a snapshot was taken.
+    Fork {
+        /// The snapshot.
+        snapshot: Name,
+        /// The new sandbox.
+        name: Name,
+    },
+    /// Remove a snapshot.
+    DropSnapshot {
+        /// Which.
+        snapshot: Name,
+    },
+}
+
+/// A line of `GET /v1/snapshots`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Its project.
+    pub project: Name,
+    /// Its name.
+    pub name: Name,
+    /// The sandbox that it is of. That one may be gone.
+    pub sandbox: Name,
+    /// Whether it was taken: until then everything below is empty.
+    pub taken: bool,
+    /// When, in seconds since 1970.
+    pub taken_secs: u64,
+    /// Whether it has a memory to go on from.
+    pub memory: bool,
+    /// The size of its disk, with unit.
+    pub size: String,
+    /// Bytes that its disk takes up. Blocks that it shares with another count here, too.
+    pub bytes: u64,
+    /// Why it is not as it should be. Empty when it is.
+    pub reason: String,
 }
 
 /// The first control frame on `POST /v1/projects/{project}/run`, an upgraded connection.

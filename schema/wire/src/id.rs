@@ -79,6 +79,10 @@ text_id! {
     VolumeId
 }
 text_id! {
+    /// A snapshot's identity, of the same form as [`SandboxId`].
+    SnapshotId
+}
+text_id! {
     /// A SHA-256 in 64 lower-case hex digits: of a recipe, or of content.
     Digest
 }
@@ -180,6 +184,7 @@ macro_rules! crockford_id {
 }
 crockford_id!(SandboxId, "sandbox id");
 crockford_id!(VolumeId, "volume id");
+crockford_id!(SnapshotId, "snapshot id");
 crockford_id!(InstallId, "install id");
 
 impl Digest {

@@ -6,6 +6,7 @@ mod copy;
 mod declare;
 mod look;
 mod run;
+mod snapshot;
 mod ssh;
 mod text;
 mod vm;
@@ -44,6 +45,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Ps => vm::list(&global).await,
         Command::Image(command) => artifact::image(&global, command).await,
         Command::Kernel(command) => artifact::kernel(&global, command).await,
+        Command::Snapshot(command) => snapshot::run(&global, command).await,
         Command::Catalog(command) => catalog::run(command).await,
         Command::SshConfig { uninstall, print } => ssh::config(&global, uninstall, print),
         Command::SshProxy { name } => ssh::proxy(&name).await,

@@ -1,7 +1,7 @@
 //! `vm …` and `ps`: each writes a small spec or looks at one sandbox.
 
 use super::artifact::{kernel_declaration, picture_declaration};
-use super::{agree, copy, follow, look, ssh, workspace};
+use super::{agree, copy, follow, look, snapshot, ssh, workspace};
 use crate::arguments::{Global, How, Shape, Target, Vm};
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, REFUSED};
@@ -37,6 +37,9 @@ pub(super) async fn run(global: &Global, command: Vm) -> Result<ExitCode> {
         Vm::Start(target) => edit(global, target, |name| Edit::Start { name }).await,
         Vm::Stop(target) => edit(global, target, |name| Edit::Stop { name }).await,
         Vm::Suspend(target) => edit(global, target, |name| Edit::Suspend { name }).await,
+        Vm::Snapshot(take) => snapshot::take(global, take).await,
+        Vm::Restore(restore) => snapshot::restore(global, restore).await,
+        Vm::Fork(fork) => snapshot::fork(global, fork).await,
         Vm::Restart(target) => edit(global, target, |name| Edit::Restart { name }).await,
         Vm::Kill(target) => edit(global, target, |name| Edit::Kill { name }).await,
         Vm::Delete { target, yes } => delete(global, target, yes).await,

@@ -23,12 +23,22 @@ pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
             let image = view.actual.images.get(&view.desired.image).and_then(Seen::present);
             let recipe = view.desired.image.clone();
             let content = image.map(|image| image.content.clone());
-            list.push(Action::CreateDisk { sandbox, size, recipe, content }, "it has none");
+            let (recipe, content, origin) = match super::snapshot::origin(view.desired, view.actual)
+            {
+                Some(from) => {
+                    let (recipe, content) = (from.disk.recipe.clone(), from.disk.content.clone());
+                    (recipe, Some(content), view.desired.origin.clone())
+                }
+                None => (recipe, content, None),
+            };
+            let action = Action::CreateDisk { sandbox, size, recipe, content, origin };
+            list.push(action, "it has none");
         }
         Some(disk) if disk.size < size => {
             let from = disk.size;
             let (recipe, content) = (disk.recipe.clone(), disk.content.clone());
-            let action = Action::GrowDisk { sandbox, recipe, content, from, size };
+            let origin = disk.origin.clone();
+            let action = Action::GrowDisk { sandbox, recipe, content, origin, from, size };
             list.push(action, format!("disk {from} → {size}"));
         }
         Some(_) => {}

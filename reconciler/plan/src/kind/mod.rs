@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod network;
 mod port;
+pub(crate) mod snapshot;
 mod suspend;
 mod tap;
 pub(crate) mod template;
@@ -61,6 +62,7 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
     }
     let verdict = verdict::decide(sandbox, fact, desired, actual, &mut list);
     let view = View { desired: sandbox, fact, actual, verdict };
+    snapshot::plan_taking(&view, desired, &mut list);
     for part in ORDER.iter().rev() {
         match part {
             Part::Disk => disk::plan_removal(&view, &mut list),

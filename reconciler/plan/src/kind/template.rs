@@ -4,16 +4,19 @@
 use super::View;
 use crate::action::Action;
 use crate::actual::{Actual, Seen, TemplateFact};
+use crate::desired::{Desired, Life};
 use crate::plan::List;
+use crate::snapshot::memory_of;
 use banger_wire::agent::Phase;
 use banger_wire::id::Digest;
 use banger_wire::machine::BootKey;
+use std::collections::BTreeSet;
 
 /// How many are kept.
 pub(crate) const MOST: usize = 8;
 
 /// Drops what nothing can start from, the longest unused of too many, and memories that nobody goes on from any more.
-pub(crate) fn plan_templates(actual: &Actual) -> List {
+pub(crate) fn plan_memories(desired: &Desired, actual: &Actual) -> List {
     let mut list = List::default();
     let has = |facts: &std::collections::BTreeMap<Digest, Seen<_>>, content: &Digest| {
         let known = |seen: &Seen<crate::actual::ArtifactFact>| match seen {
@@ -48,7 +51,9 @@ pub(crate) fn plan_templates(actual: &Actual) -> List {
         list.push(Action::DropMemory { memory: template.clone() }, cause);
     }
     let suspended = || actual.sandboxes.values().map(|fact| &fact.suspended);
-    for memory in &actual.memories {
+    let wanted = desired.snapshots.iter().filter(|(_, snapshot)| snapshot.life == Life::Wanted);
+    let of_snapshots: BTreeSet<BootKey> = wanted.map(|(id, _)| memory_of(id)).collect();
+    for memory in actual.memories.difference(&of_snapshots) {
         // What cannot be told may be this one.
         let mut goes_on = suspended().filter(|seen| {
             seen.unknown().is_some() || seen.present().is_some_and(|fact| fact.memory == *memory)

@@ -1,6 +1,6 @@
 //! What is to become of a sandbox's VMM and disk: the decision that its parts then carry out.
 
-use super::{network, suspend};
+use super::{network, snapshot, suspend};
 use crate::actual::{Actual, SandboxFact, Seen, VmmFact};
 use crate::boot::{Boot, Nic};
 use crate::desired::{Desired, DesiredSandbox, Key, Life};
@@ -96,6 +96,13 @@ pub(super) fn decide(
             };
         }
     }
+    if verdict.start.is_some() && (fact.disk.is_absent() || verdict.remove_disk.is_some()) {
+        let from = snapshot::origin(sandbox, actual).and_then(|from| from.boot.as_ref());
+        let fits = |from| {
+            verdict.boot.as_ref().is_some_and(|boot| Boot::kept_differences(from, boot).is_empty())
+        };
+        verdict.wakes = from.is_some_and(fits) && backend == Backend::Firecracker;
+    }
     if let Some(kept) = kept {
         // One that runs is past its memory, unless it stands still because of it.
         let runs = fact.vmm.present().is_some_and(|vmm| !vmm.is_suspended);
@@ -104,7 +111,7 @@ pub(super) fn decide(
         } else {
             verdict.remove_disk.clone().or_else(|| suspend::unfit(kept, verdict.boot.as_ref()))
         };
-        verdict.wakes = verdict.start.is_some() && why.is_none();
+        verdict.wakes |= verdict.start.is_some() && why.is_none();
         verdict.forget = why.filter(|_| runs || verdict.start.is_some());
     }
     if let Some(why) = actual.backends.missing.get(&backend).filter(|_| verdict.start.is_some()) {
@@ -113,7 +120,8 @@ pub(super) fn decide(
         return Verdict { nic: Some(nic), ..Verdict::default() };
     }
     if verdict.start.is_some() {
-        wait_for_needs(sandbox, nic, desired, actual, list);
+        let new_disk = fact.disk.is_absent() || verdict.remove_disk.is_some();
+        wait_for_needs(sandbox, (nic, new_disk), desired, actual, list);
     }
     verdict
 }
@@ -144,6 +152,12 @@ fn replacement(
     list: &mut List,
 ) -> Option<String> {
     let disk = fact.disk.present()?;
+    if let Some(origin) = &sandbox.origin
+        && disk.origin.as_ref() != Some(origin)
+        && sandbox.consent
+    {
+        return Some("it is put back to a snapshot (replace)".to_string());
+    }
     let image = actual.images.get(&sandbox.image).and_then(Seen::present);
     // Another recipe for the same image is no reason.
     if disk.recipe == sandbox.image || image.is_some_and(|image| image.content == disk.content) {
@@ -171,6 +185,7 @@ fn wanted_boot(
             facts.get(recipe).and_then(Seen::present).map(|fact| fact.content.clone())
         };
     let own = fact.disk.present().filter(|_| !new_disk).map(|disk| disk.content.clone());
+    let own = own.or_else(|| Some(snapshot::origin(sandbox, actual)?.disk.content.clone()));
     let image = own.or_else(|| content(&actual.images, &sandbox.image))?;
     let kernel = content(&actual.kernels, &sandbox.kernel)?;
     Some(Boot::of(sandbox, &kernel, &image, nic, backend))
@@ -240,11 +255,14 @@ fn reason_to_start(
 /// What must be there before a start.
 fn wait_for_needs(
     sandbox: &DesiredSandbox,
-    nic: Nic,
+    (nic, new_disk): (Nic, bool),
     desired: &Desired,
     actual: &Actual,
     list: &mut List,
 ) {
+    if new_disk {
+        snapshot::wait_for_origin(sandbox, desired, actual, list);
+    }
     let mut need = |there: bool, key: Key| {
         if !there {
             list.waits.push(Wait::For(key.clone(), desired.title(&key)));

@@ -101,7 +101,7 @@ fn sound(block: &[u8; 128], bytes: u64, path: &Path) -> Result<(), Fault> {
 }
 
 /// Copies a filesystem, by sharing its blocks where the host's filesystem can.
-pub(super) fn copy(from: &File, to: &Path) -> Result<File, Fault> {
+pub(crate) fn copy(from: &File, to: &Path) -> Result<File, Fault> {
     let copying = || format!("copying to {}", to.display());
     crate::folders::remove(to)?;
     let out = File::options().read(true).write(true).create_new(true).open(to).during(copying)?;
@@ -112,6 +112,12 @@ pub(super) fn copy(from: &File, to: &Path) -> Result<File, Fault> {
     out.set_len(size).during(copying)?;
     let (mut at, mut chunk) = (0, vec![0; 1 << 20]);
     while at < size {
+        // Not every filesystem tells where there is nothing: then all is read.
+        match rustix::fs::seek(from, rustix::fs::SeekFrom::Data(at)) {
+            Ok(data) => at = data,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(_) => {}
+        }
         let count = from.read_at(&mut chunk, at).during(copying)?;
         if count == 0 {
             return Err(Fault::host("the file became shorter while it was copied"));

@@ -7,7 +7,7 @@ mod debian;
 mod image;
 mod initramfs;
 mod kernel;
-mod local;
+pub(crate) mod local;
 mod modules;
 
 pub use initramfs::ensure as ensure_initramfs;
@@ -16,9 +16,10 @@ use super::{Disk, DiskFacts, DiskRemoval, DiskTarget, Outcome, Progress};
 use crate::fault::{During, Fault};
 use crate::folders::{self, Folders};
 use crate::registry::Registry;
+use crate::snapshots;
 use async_trait::async_trait;
 use banger_plan::actual::{ArtifactFact, DiskFact, ImageConfig, Seen, VolumeFact};
-use banger_plan::desired::Desired;
+use banger_plan::desired::{Desired, Origin};
 use banger_schema::spec::{ImageSource, KernelSource};
 use banger_wire::derive::{Role, process_mark};
 use banger_wire::id::{Digest, InstallId, SandboxId, VolumeId};
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Nothing that needs space is begun below this much of it (R-R13).
-const LEAST_FREE_MIB: u64 = 2048;
+pub(crate) const LEAST_FREE_MIB: u64 = 2048;
 
 /// The real one.
 pub struct Files {
@@ -106,28 +107,8 @@ impl Files {
         folders::write_whole(&path, &serde_json::to_vec_pretty(made).expect("plain values encode"))
     }
 
-    /// The disk of a sandbox, by its name.
     fn own_disk(&self, id: &SandboxId) -> Seen<(PathBuf, DiskFact)> {
-        let entries = match fs::read_dir(self.folders.sandbox(id)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Seen::Absent,
-            Err(error) => return Seen::Unknown(error.to_string()),
-            Ok(entries) => entries,
-        };
-        for entry in entries {
-            let read = entry.and_then(|entry| {
-                let name = entry.file_name();
-                let Some((recipe, content)) = name.to_str().and_then(parse_disk_name) else {
-                    return Ok(None);
-                };
-                let size = disk_size(&entry.path())?;
-                Ok(Some((entry.path(), DiskFact { size, recipe, content })))
-            });
-            match seen(read) {
-                Seen::Absent => {}
-                found @ (Seen::Present(_) | Seen::Unknown(_)) => return found,
-            }
-        }
-        Seen::Absent
+        disk_in(&self.folders.sandbox(id))
     }
 
     /// Whether there is room for something new.
@@ -167,11 +148,36 @@ impl Files {
                 !matches!(self.own_disk(&id), Seen::Absent)
                     && self.own_disk(&id).present().is_none_or(|(_, fact)| fact.content == *content)
             });
-        if !used && !lies_above {
+        let below_a_snapshot = snapshots::contents(&self.folders)?.contains(content);
+        if !used && !lies_above && !below_a_snapshot {
             folders::remove(&content_of(content))?;
         }
         Ok(())
     }
+}
+
+/// The disk in a folder, by its name.
+pub(crate) fn disk_in(folder: &Path) -> Seen<(PathBuf, DiskFact)> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Seen::Absent,
+        Err(error) => return Seen::Unknown(error.to_string()),
+        Ok(entries) => entries,
+    };
+    for entry in entries {
+        let read = entry.and_then(|entry| {
+            let name = entry.file_name();
+            let Some((recipe, content, origin)) = name.to_str().and_then(parse_disk_name) else {
+                return Ok(None);
+            };
+            let size = disk_size(&entry.path())?;
+            Ok(Some((entry.path(), DiskFact { size, recipe, content, origin })))
+        });
+        match seen(read) {
+            Seen::Absent => {}
+            found @ (Seen::Present(_) | Seen::Unknown(_)) => return found,
+        }
+    }
+    Seen::Absent
 }
 
 /// What every build's processes are marked with instead of a boot's key.
@@ -193,7 +199,7 @@ fn seen<T>(read: io::Result<Option<T>>) -> Seen<T> {
 }
 
 /// The bytes that a file or folder takes up.
-fn size_on_disk(path: &Path) -> io::Result<u64> {
+pub(crate) fn size_on_disk(path: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     let meta = fs::symlink_metadata(path)?;
     if !meta.is_dir() {
@@ -210,13 +216,18 @@ fn disk_size(path: &Path) -> io::Result<Mib> {
     Mib::new(fs::metadata(path)?.len() >> 20).map_err(io::Error::other)
 }
 
-fn disk_name(recipe: &Digest, content: &Digest) -> String {
-    format!("root.{recipe}.{content}.ext4")
+pub(crate) fn disk_name(recipe: &Digest, content: &Digest, origin: Option<&Origin>) -> String {
+    match origin {
+        Some(origin) => format!("root.{recipe}.{content}.{origin}.ext4"),
+        None => format!("root.{recipe}.{content}.ext4"),
+    }
 }
 
-fn parse_disk_name(name: &str) -> Option<(Digest, Digest)> {
-    let (recipe, content) = name.strip_prefix("root.")?.strip_suffix(".ext4")?.split_once('.')?;
-    Some((Digest::new(recipe).ok()?, Digest::new(content).ok()?))
+fn parse_disk_name(name: &str) -> Option<(Digest, Digest, Option<Origin>)> {
+    let mut parts = name.strip_prefix("root.")?.strip_suffix(".ext4")?.split('.');
+    let (recipe, content) = (Digest::new(parts.next()?).ok()?, Digest::new(parts.next()?).ok()?);
+    let origin = parts.next().map(str::parse).transpose().ok()?;
+    parts.next().is_none().then_some((recipe, content, origin))
 }
 
 /// Makes an empty ext4 filesystem in a new sparse file, beside its place and then in it.
@@ -238,7 +249,7 @@ fn make_disk(scratch: &Path, path: &Path, size: Mib) -> Result<(), Fault> {
 }
 
 /// Renames a finished file into its place, durably.
-fn place(from: &Path, to: &Path) -> Result<(), Fault> {
+pub(crate) fn place(from: &Path, to: &Path) -> Result<(), Fault> {
     let folder = to.parent().unwrap_or(Path::new("/"));
     fs::rename(from, to)
         .and_then(|()| File::open(folder)?.sync_all())
@@ -268,7 +279,7 @@ fn mke2fs(file: &Path, options: &[&str]) -> Result<(), Fault> {
 }
 
 /// Runs file work where it does not hold up the loop.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
     tokio::task::spawn_blocking(work)
@@ -353,9 +364,10 @@ impl Disk for Files {
     async fn ensure_disk(&self, target: &DiskTarget, size: Mib) -> Result<Outcome, Fault> {
         let path = match target {
             DiskTarget::Volume(id) => self.folders.volume(id),
-            DiskTarget::Sandbox { sandbox, recipe, content } => {
+            DiskTarget::Sandbox { sandbox, recipe, content, origin } => {
                 folders::make(&self.folders.sandbox(sandbox))?;
-                self.folders.sandbox(sandbox).join(disk_name(recipe, content))
+                let name = disk_name(recipe, content, origin.as_ref());
+                self.folders.sandbox(sandbox).join(name)
             }
         };
         let scratch = self.folders.scratch();
@@ -372,7 +384,14 @@ impl Disk for Files {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.room()?;
-                blocking(move || make_disk(&scratch, &path, size)).await?;
+                if let DiskTarget::Sandbox { sandbox, origin: Some(origin), .. } = target {
+                    let (folders, sandbox) = (self.folders.clone(), sandbox.clone());
+                    let snapshot = origin.snapshot.clone();
+                    let work = move || snapshots::begin(&folders, &snapshot, &sandbox, &path, size);
+                    blocking(work).await?;
+                } else {
+                    blocking(move || make_disk(&scratch, &path, size)).await?;
+                }
                 Ok(Outcome::Changed)
             }
             Err(error) => Err(Fault::io(format!("looking at {}", path.display()), error)),

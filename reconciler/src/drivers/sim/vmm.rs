@@ -4,11 +4,14 @@ use super::{Sim, SimRecord, SimVmm, World, changed};
 use crate::drivers::{Begin, Outcome, Vmm, VmmFacts, VmmSeen};
 use crate::fault::Fault;
 use async_trait::async_trait;
-use banger_plan::actual::{Backends, RunFact, Seen, SuspendedFact, TemplateFact, VmmFact};
+use banger_plan::actual::{
+    Backends, RunFact, Seen, SnapshotFact, SuspendedFact, TemplateFact, VmmFact,
+};
 use banger_plan::boot::{Boot, Nic};
-use banger_plan::desired::Desired;
+use banger_plan::desired::{Desired, Origin};
 use banger_plan::recipe;
-use banger_wire::id::{Generation, SandboxId};
+use banger_plan::snapshot::memory_of;
+use banger_wire::id::{Generation, SandboxId, SnapshotId};
 use banger_wire::machine::{Backend, BootKey};
 
 impl World {
@@ -27,6 +30,17 @@ impl World {
             self.run_disk(&id);
             self.vmms.get_mut(&id).expect("there").paused = false;
         }
+    }
+
+    /// Makes a disk of a snapshot's.
+    pub(super) fn begin(&mut self, id: &SandboxId, origin: &Origin) {
+        let (_, memory) = &self.snapshots[&origin.snapshot];
+        if let Some(boot) = memory.clone() {
+            let runs = self.disk_runs.get(id).copied().unwrap_or_default();
+            let memory = memory_of(&origin.snapshot);
+            self.suspended.insert(id.clone(), SimRecord { memory, boot, runs });
+        }
+        self.disk_runs.entry(id.clone()).or_default();
     }
 
     fn run_disk(&mut self, id: &SandboxId) {
@@ -92,11 +106,17 @@ impl Vmm for Sim {
             (id.clone(), facts)
         });
         let sandboxes = facts.collect();
+        let snapshot = |id: &SnapshotId| {
+            let Some((disk, boot)) = world.snapshots.get(id) else { return Seen::Absent };
+            let boot = boot.clone().filter(|_| world.memories.contains_key(&memory_of(id)));
+            Seen::Present(SnapshotFact { disk: disk.clone(), bytes: 1, taken_secs: 0, boot })
+        };
         let foreign = world.vmms.keys().filter(|id| !desired.sandboxes.contains_key(*id));
         VmmSeen {
             sandboxes,
             templates: world.templates.clone(),
             memories: world.memories.keys().cloned().collect(),
+            snapshots: desired.snapshots.keys().map(|id| (id.clone(), snapshot(id))).collect(),
             foreign: foreign.map(|id| format!("processes of {id}")).collect(),
         }
     }
@@ -139,6 +159,30 @@ impl Vmm for Sim {
             let guest = world.vmms[sandbox].guest.clone().expect("it answered");
             changed(world.memories.insert(memory, guest).is_none())
         })
+    }
+
+    async fn take_snapshot(
+        &self,
+        snapshot: &SnapshotId,
+        sandbox: &SandboxId,
+        memory: bool,
+    ) -> Result<Outcome, Fault> {
+        if memory {
+            self.effect("snapshot: memory", |world| {
+                let guest = world.vmms[sandbox].guest.clone().expect("it answered");
+                world.memories.insert(memory_of(snapshot), guest);
+                changed(true)
+            })?;
+        }
+        self.effect("snapshot: disk", |world| {
+            let disk = world.disks.get(sandbox).cloned().expect("it has a disk");
+            let boot = world.vmms.get(sandbox).filter(|_| memory).map(|vmm| vmm.boot.clone());
+            changed(world.snapshots.insert(snapshot.clone(), (disk, boot)).is_none())
+        })
+    }
+
+    async fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<Outcome, Fault> {
+        self.effect("remove snapshot", |world| changed(world.snapshots.remove(snapshot).is_some()))
     }
 
     async fn forget_memory(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {

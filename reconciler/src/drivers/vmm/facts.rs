@@ -5,9 +5,11 @@ use super::{LARGEST_TEMPLATE, LEFT, NAMED, Processes, RECORD, STARTED, WOKEN};
 use crate::drivers::{VmmFacts, VmmSeen};
 use crate::host::{self, Acceleration};
 use crate::process::{self, Held, Marked};
+use crate::snapshots;
 use banger_plan::actual::{RunFact, Seen, TemplateFact, VmmFact};
 use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
+use banger_plan::snapshot::memory_of;
 use banger_wire::derive::Role;
 use banger_wire::helper::{Jailed, Line, Purpose};
 use banger_wire::id::SandboxId;
@@ -82,7 +84,18 @@ impl Processes {
             strange.into_iter().map(|id| format!("processes of the unknown sandbox {id}"));
         let of_guests = memories.iter().flatten().filter(|m| m.of.purpose == Purpose::Guest);
         let memories = of_guests.map(|memory| memory.memory.clone()).collect();
-        VmmSeen { sandboxes, templates, memories, foreign: foreign.collect() }
+        let snapshots = desired.snapshots.keys().map(|id| {
+            let fact = match &kept.0 {
+                Ok(kept) => {
+                    let has_memory = || kept.contains(&memory_of(id));
+                    snapshots::fact(&self.folders, id, has_memory, self.templates.processor())
+                }
+                Err(why) => Seen::Unknown((*why).to_string()),
+            };
+            (id.clone(), fact)
+        });
+        let snapshots = snapshots.collect();
+        VmmSeen { sandboxes, templates, memories, snapshots, foreign: foreign.collect() }
     }
 
     /// For people.

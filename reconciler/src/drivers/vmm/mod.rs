@@ -10,8 +10,9 @@ mod facts;
 pub mod firecracker;
 mod make;
 mod ring;
+mod snapshot;
 mod still;
-mod suspend;
+pub(crate) mod suspend;
 mod templates;
 
 use super::{Begin, Outcome, Vmm, VmmSeen, Wake};
@@ -26,7 +27,7 @@ use banger_plan::boot::Boot;
 use banger_plan::desired::Desired;
 use banger_wire::derive::Role;
 use banger_wire::helper::{Jailed, Line};
-use banger_wire::id::{InstallId, SandboxId};
+use banger_wire::id::{InstallId, SandboxId, SnapshotId};
 use banger_wire::machine::{Backend, BootKey, Machine, Version};
 use ring::Rings;
 use std::collections::BTreeSet;
@@ -49,7 +50,7 @@ pub const NAMED: &str = "named";
 /// The file that tells that a guest goes on from a memory, and was not told who it is since.
 pub const WOKEN: &str = "woken";
 /// The file that tells that a machine may be standing still.
-const PAUSED: &str = "paused";
+pub const PAUSED: &str = "paused";
 /// The largest machine that has a template, in MiB: all of its memory is written down while its guest stands still.
 const LARGEST_TEMPLATE: u32 = 2048;
 /// How long a guest that started from a template may say nothing until that is the template's fault, in seconds.
@@ -419,6 +420,20 @@ impl Vmm for Processes {
             folders::remove(&self.folders.vm(sandbox).join(PAUSED))?;
         }
         kept.map(|()| Outcome::Changed)
+    }
+
+    async fn take_snapshot(
+        &self,
+        snapshot: &SnapshotId,
+        sandbox: &SandboxId,
+        memory: bool,
+    ) -> Result<Outcome, Fault> {
+        self.take(snapshot, sandbox, memory).await
+    }
+
+    async fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<Outcome, Fault> {
+        let removed = folders::remove_tree(&self.folders.snapshot(snapshot))?;
+        Ok(if removed { Outcome::Changed } else { Outcome::Unchanged })
     }
 
     async fn forget_memory(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {

@@ -6,7 +6,7 @@
 
 use super::{PAUSED, Processes, firecracker};
 use crate::fault::{During, Fault};
-use crate::folders;
+use crate::folders::{self, Folders};
 use banger_plan::actual::{Seen, SuspendedFact};
 use banger_plan::boot::Boot;
 use banger_plan::recipe;
@@ -48,7 +48,7 @@ struct Stamp {
 }
 
 /// The memories of guests that the helper has, or why it cannot tell.
-pub(super) struct Kept<'a>(Result<BTreeSet<&'a BootKey>, &'a str>);
+pub(super) struct Kept<'a>(pub(super) Result<BTreeSet<&'a BootKey>, &'a str>);
 
 impl<'a> Kept<'a> {
     pub(super) fn of(memories: &'a Result<Vec<Memory>, String>) -> Self {
@@ -65,8 +65,7 @@ fn stamps(disks: &[PathBuf]) -> Result<Vec<Stamp>, Fault> {
         let meta = fs::metadata(path).during(|| format!("looking at {}", path.display()))?;
         Ok(Stamp { size: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) })
     };
-    // The first is the image, which nobody writes to.
-    disks.iter().skip(1).map(stamp).collect()
+    disks.iter().map(stamp).collect()
 }
 
 /// A name that no memory ever had.
@@ -75,6 +74,20 @@ fn fresh(sandbox: &SandboxId) -> BootKey {
     let digest =
         recipe::digest(&("memory", sandbox, now.as_nanos().to_string(), folders::unique()));
     BootKey::try_from(digest.as_str()[..BootKey::LENGTH].to_string()).expect("hex digits")
+}
+
+/// Lets a sandbox go on from a memory, with just these disks, the image left out.
+pub(crate) fn record(
+    folders: &Folders,
+    sandbox: &SandboxId,
+    memory: BootKey,
+    boot: Boot,
+    processor: Digest,
+    disks: &[PathBuf],
+) -> Result<(), Fault> {
+    let record = Record { memory, boot, processor, disks: stamps(disks)? };
+    let bytes = serde_json::to_vec(&record).expect("plain values encode");
+    folders::write_whole(&folders.sandbox(sandbox).join(RECORD), &bytes)
 }
 
 /// Removes a record, durably.
@@ -104,11 +117,13 @@ impl Processes {
     }
 
     /// Why nothing can go on from a memory that is there.
-    fn unusable(&self, record: &Record) -> Result<Option<String>, Fault> {
+    fn unusable(&self, id: &SandboxId, record: &Record) -> Result<Option<String>, Fault> {
         if record.processor != *self.templates.processor() {
             return Ok(Some("its memory was kept on another processor".to_string()));
         }
-        let same = self.disks(&record.boot).and_then(|disks| stamps(&disks))? == record.disks;
+        // The first is the image, which nobody writes to. The memory may be another sandbox's, the disks are not.
+        let disks = self.disks(&Boot { sandbox: id.clone(), ..record.boot.clone() })?;
+        let same = stamps(&disks[1..])? == record.disks;
         Ok((!same).then(|| "its disks changed since its memory was kept".to_string()))
     }
 
@@ -121,7 +136,7 @@ impl Processes {
         };
         let there = kept.0.as_ref().is_ok_and(|kept| kept.contains(&record.memory));
         let unusable = if there {
-            self.unusable(&record).unwrap_or_else(|fault| Some(fault.problem().message))
+            self.unusable(id, &record).unwrap_or_else(|fault| Some(fault.problem().message))
         } else {
             Some("its memory is gone".to_string())
         };
@@ -139,7 +154,7 @@ impl Processes {
     pub(super) fn memory_of(&self, id: &SandboxId) -> Result<BootKey, Fault> {
         let record = self.read_record(id).map_err(Fault::host)?;
         let record = record.ok_or_else(|| Fault::host("its memory was given up"))?;
-        match self.unusable(&record)? {
+        match self.unusable(id, &record)? {
             Some(why) => Err(Fault::host(why)),
             None => Ok(record.memory),
         }
@@ -155,18 +170,19 @@ impl Processes {
         let helper = self.helper.as_ref().ok_or_else(|| Fault::host("there is no helper"))?;
         let boot = self.recorded(id).ok_or_else(|| Fault::host("there is no run"))?;
         firecracker::write_down(helper, id).await?;
-        let disks = stamps(&self.disks(&boot)?)?;
-        let of = MemoryOf {
+        let (memory, of) = (fresh(id), self.memory_made_of(&boot));
+        let (processor, disks) = (self.templates.processor().clone(), self.disks(&boot)?);
+        record(&self.folders, id, memory.clone(), boot, processor, &disks[1..])?;
+        helper.keep_memory(id, memory, of).map(drop)
+    }
+
+    pub(super) fn memory_made_of(&self, boot: &Boot) -> MemoryOf {
+        MemoryOf {
             purpose: Purpose::Guest,
             kernel: boot.kernel.clone(),
             image: boot.image.clone(),
             programs: self.templates.programs().clone(),
-        };
-        let processor = self.templates.processor().clone();
-        let record = Record { memory: fresh(id), boot, processor, disks };
-        let bytes = serde_json::to_vec(&record).expect("plain values encode");
-        folders::write_whole(&self.record(id), &bytes)?;
-        helper.keep_memory(id, record.memory, of).map(drop)
+        }
     }
 
     /// Lets a machine go on that stands still for no reason any more: whoever wrote it down is gone, or failed.
