@@ -8,11 +8,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The longest path that a Unix socket may have, with its terminator.
-const SUN_PATH: usize = 108;
-/// The longest name of a socket in a run's folder.
-const LONGEST_SOCKET: &str = "console.sock";
-
 /// The two roots.
 #[derive(Debug, Clone)]
 pub struct Folders {
@@ -38,8 +33,7 @@ impl Folders {
     /// When the run folder's path is too long for sockets, or a folder cannot be made.
     pub fn at(state: PathBuf, run: PathBuf) -> Result<Self, Fault> {
         let folders = Self { state, run };
-        let longest = folders.run.join("vm").join("0".repeat(26)).join(LONGEST_SOCKET);
-        if longest.as_os_str().len() >= SUN_PATH {
+        if !banger_wire::derive::sockets_fit(&folders.run) {
             let run = folders.run.display();
             return Err(Fault::user(format!(
                 "the path {run} is too long for the sockets below it"

@@ -3,6 +3,7 @@
 use crate::apply::Moment;
 use crate::keys::Keys;
 use banger_plan::admit::Capacity;
+use banger_plan::host::{Kvm, cgroup2};
 use banger_wire::agent::Ssh;
 use banger_wire::id::SandboxId;
 use std::fs;
@@ -19,21 +20,14 @@ pub enum Acceleration {
 
 /// Which acceleration is used here, and why.
 pub fn acceleration() -> (Acceleration, &'static str) {
-    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags = flags.lines().find(|line| line.starts_with("flags")).unwrap_or("");
-    let virtual_machines = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
-    let kvm = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    match (kvm, virtual_machines) {
-        (Ok(_), true) => (Acceleration::Kvm, "/dev/kvm works"),
-        (Ok(_), false) => (
-            Acceleration::Tcg,
-            "/dev/kvm is there, but the processor shows neither vmx nor svm: it cannot run a stock kernel",
-        ),
-        (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound => {
-            (Acceleration::Tcg, "there is no /dev/kvm")
-        }
-        (Err(_), _) => (Acceleration::Tcg, "/dev/kvm cannot be opened by this user"),
-    }
+    let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    let opened = opened.map(drop).map_err(|error| error.kind());
+    let kvm = Kvm::of(opened, &fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+    let acceleration = match kvm {
+        Kvm::Works => Acceleration::Kvm,
+        Kvm::Absent { .. } | Kvm::Refused | Kvm::NoKernels => Acceleration::Tcg,
+    };
+    (acceleration, kvm.says())
 }
 
 /// The frequency of the time stamp counter in kHz, as far as the kernel tells.
@@ -95,12 +89,7 @@ pub fn random<const N: usize>() -> [u8; N] {
 
 /// Where the v2 hierarchy of cgroups is mounted.
 pub fn cgroup2_root() -> Option<std::path::PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let is_cgroup2 = after.split(' ').next() == Some("cgroup2");
-        is_cgroup2.then(|| before.split(' ').nth(4)).flatten().map(std::path::PathBuf::from)
-    })
+    cgroup2(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
 }
 
 /// The sandboxes of this user that have a cgroup.

@@ -1,9 +1,8 @@
 //! Who lives in a jail: the processes whose root is the jail's. They cannot change it, and nobody else has it.
 
 use super::Jail;
-use super::users::{COUNT, FIRST};
 use crate::answer::{At, Bad};
-use banger_wire::derive::MARK;
+use banger_wire::derive::{FIRST_JAIL_USER, JAIL_USERS, MARK};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -125,7 +124,8 @@ fn root_of(process: &Path) -> Result<Option<(u64, u64)>, Bad> {
 
 /// Whether a process's user is one of jails. One that cannot be told may be.
 fn is_jailed(process: &Path) -> bool {
-    fs::metadata(process).map_or(true, |meta| (FIRST..FIRST + COUNT).contains(&meta.uid()))
+    fs::metadata(process)
+        .map_or(true, |meta| (FIRST_JAIL_USER..FIRST_JAIL_USER + JAIL_USERS).contains(&meta.uid()))
 }
 
 fn role(process: &Path) -> Role {

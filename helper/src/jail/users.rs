@@ -2,15 +2,11 @@
 
 use super::records;
 use crate::answer::{At, Bad};
+use banger_wire::derive::{FIRST_JAIL_USER, JAIL_USERS};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-
-/// The first of the range. From 0x70000000 on nobody has claims (systemd's "Users, Groups, UIDs and GIDs").
-pub(crate) const FIRST: u32 = 0x7100_0000;
-/// How many there are.
-pub(crate) const COUNT: u32 = 1 << 16;
 
 /// The next free user. Called with the lock of jails held.
 pub(crate) fn next(base: &Path) -> Result<u32, Bad> {
@@ -27,11 +23,12 @@ pub(crate) fn next(base: &Path) -> Result<u32, Bad> {
             given.iter().any(|(first, count)| (*first..first.saturating_add(*count)).contains(uid));
         !taken.contains(uid) && !is_given
     };
-    let found =
-        (0..COUNT).map(|step| begin.wrapping_add(step) % COUNT).find(|n| free(&(FIRST + n)));
+    let found = (0..JAIL_USERS)
+        .map(|step| begin.wrapping_add(step) % JAIL_USERS)
+        .find(|n| free(&(FIRST_JAIL_USER + n)));
     let number = found.ok_or(Bad::Refused("no user is left for a jail"))?;
     fs::write(&file, (number + 1).to_string()).at("remembering a jail's user")?;
-    Ok(FIRST + number)
+    Ok(FIRST_JAIL_USER + number)
 }
 
 /// The users of all processes.
@@ -72,11 +69,13 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("bp-users-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let given: Vec<u32> = (0..3).map(|_| next(&folder).expect("a user")).collect();
-        fs::write(folder.join("next"), (COUNT - 1).to_string()).expect("writes");
+        fs::write(folder.join("next"), (JAIL_USERS - 1).to_string()).expect("writes");
         let last = next(&folder).expect("the last");
         fs::remove_dir_all(&folder).expect("removes");
         assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), 3);
-        assert!(given.iter().all(|uid| (FIRST..FIRST + COUNT).contains(uid)));
-        assert!((FIRST..FIRST + COUNT).contains(&last));
+        assert!(
+            given.iter().all(|uid| (FIRST_JAIL_USER..FIRST_JAIL_USER + JAIL_USERS).contains(uid))
+        );
+        assert!((FIRST_JAIL_USER..FIRST_JAIL_USER + JAIL_USERS).contains(&last));
     }
 }

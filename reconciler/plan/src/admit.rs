@@ -16,6 +16,8 @@ pub struct Capacity {
 
 /// How much of the host's memory all running sandboxes may be given, in hundredths.
 const MEMORY_SHARE: u64 = 80;
+/// Nothing that needs space is begun below this much of it (R-R13).
+pub const LEAST_FREE_MIB: u64 = 2048;
 /// How many sandboxes one host carries at most.
 const MAX_SANDBOXES: usize = 1000;
 

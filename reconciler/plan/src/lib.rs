@@ -20,6 +20,7 @@ pub mod assign;
 pub mod boot;
 pub mod desired;
 pub mod edit;
+pub mod host;
 pub mod kind;
 pub mod pin;
 pub mod plan;

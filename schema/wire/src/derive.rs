@@ -1,7 +1,7 @@
 //! Names derived from ids, so that an object on the host can be owned without a database (R-R2).
 
 use crate::id::{InstallId, SandboxId};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where state and run folders are: below `BANGER_HOME` if that is set, else the system's folders for root, and
 /// the user's own for others. `None` when there is no home either.
@@ -23,6 +23,22 @@ pub fn roots(
     let run = run.unwrap_or_else(|| state.join("run"));
     Some((state, run))
 }
+
+/// The longest path that a Unix socket may have, with its terminator.
+const SUN_PATH: usize = 108;
+/// The longest name of a socket in the folder of a sandbox's run.
+const LONGEST_SOCKET: &str = "console.sock";
+
+/// Whether the sockets below a run folder have paths that are short enough.
+pub fn sockets_fit(run: &Path) -> bool {
+    let longest = run.join("vm").join("0".repeat(26)).join(LONGEST_SOCKET);
+    longest.as_os_str().len() < SUN_PATH
+}
+
+/// The first user of jails. From 0x70000000 on nobody has claims (systemd's "Users, Groups, UIDs and GIDs").
+pub const FIRST_JAIL_USER: u32 = 0x7100_0000;
+/// How many users of jails there are.
+pub const JAIL_USERS: u32 = 1 << 16;
 
 /// The daemon's socket in the run folder.
 pub const SOCKET: &str = "bangerd.sock";
@@ -171,6 +187,14 @@ mod tests {
         assert_eq!(parse_tap_alias(8, &install, &text), None);
         assert_eq!(parse_tap_alias(7, &InstallId::from_bits(1), &text), None);
         assert_eq!(parse_tap_alias(7, &install, &alias(7, &install, None)), None);
+    }
+
+    #[test]
+    fn sockets_have_short_paths() {
+        assert!(sockets_fit(&PathBuf::from("/run/banger")));
+        let longest = "/".to_string() + &"x".repeat(63);
+        assert!(sockets_fit(&PathBuf::from(&longest)));
+        assert!(!sockets_fit(&PathBuf::from(longest + "x")));
     }
 
     #[test]

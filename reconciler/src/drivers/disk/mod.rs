@@ -19,6 +19,7 @@ use crate::registry::Registry;
 use crate::snapshots;
 use async_trait::async_trait;
 use banger_plan::actual::{ArtifactFact, DiskFact, ImageConfig, Seen, VolumeFact};
+use banger_plan::admit::LEAST_FREE_MIB;
 use banger_plan::desired::{Desired, Origin};
 use banger_schema::spec::{ImageSource, KernelSource};
 use banger_wire::derive::{Role, process_mark};
@@ -30,9 +31,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Nothing that needs space is begun below this much of it (R-R13).
-pub(crate) const LEAST_FREE_MIB: u64 = 2048;
 
 /// The real one.
 pub struct Files {

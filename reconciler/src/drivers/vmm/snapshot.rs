@@ -50,7 +50,7 @@ impl Processes {
         let stat = nix::sys::statvfs::statvfs(self.folders.state())
             .during(|| "looking at the space that is left".into())?;
         let free = stat.blocks_available() * stat.fragment_size();
-        if free < needed + (crate::drivers::disk::LEAST_FREE_MIB << 20) {
+        if free < needed + (banger_plan::admit::LEAST_FREE_MIB << 20) {
             let message = format!("a copy of its disk needs {} MiB", needed >> 20);
             return Err(Fault::user(message).hint("free some space; nothing was changed"));
         }
