@@ -98,9 +98,15 @@ pub(crate) const WORK_IMAGE: &str =
 impl Home {
     /// With every kernel and image built already.
     pub(crate) fn new() -> Self {
+        let home = Self::empty();
+        home.take_over(&built(), &["kernels", "images"]);
+        home
+    }
+
+    /// With nothing, and no way out: for what needs no guest.
+    pub(crate) fn empty() -> Self {
         let mut home = Self::outside();
         home.namespace = Some(Namespace::new());
-        home.take_over(&built(), &["kernels", "images"]);
         home
     }
 

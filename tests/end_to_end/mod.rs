@@ -3,6 +3,7 @@
 mod bad_input;
 mod crash;
 mod data;
+mod doctor;
 mod example;
 mod faults;
 mod firecracker;

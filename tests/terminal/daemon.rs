@@ -5,14 +5,17 @@ use banger_schema::Spec;
 use banger_schema::spec::{ImageSource, ImageSpec, OciImage, SandboxSpec};
 use banger_tree::stream::Sender;
 use banger_wire::agent::Reply;
+use banger_wire::api::facts::{Bridge, Facts};
 use banger_wire::api::workspace::{Branch, Change, Pushed, Returned};
 use banger_wire::api::{
     Applied, Artifact, CachedBlob, Event, Phase, Plan, PlanLine, Port, Problem, ProblemKind,
     Programs, RemoteCatalog, Resolved, SandboxStats, SandboxStatus, Status, Version, VolumeStatus,
 };
 use banger_wire::frame::{Kind, encode};
+use banger_wire::helper::{self, NetworkSupport};
 use banger_wire::id::{Generation, Name, SandboxId};
-use banger_wire::net::Egress;
+use banger_wire::machine::Backend;
+use banger_wire::net::{Egress, Subnet};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -238,6 +241,28 @@ impl World {
         status
     }
 
+    /// With everything that can be said in words.
+    fn facts(&self, mode: Mode) -> Facts {
+        let helper = helper::Facts {
+            cgroup2: false,
+            controllers: Vec::new(),
+            network: NetworkSupport::NoNft,
+            firecracker: Err(self.all.clone()),
+            qemu: Err(self.all.clone()),
+        };
+        let why = |backend| (backend, self.all.clone());
+        Facts {
+            vmm: Backend::Qemu,
+            why: self.all.clone(),
+            missing: [Backend::Firecracker, Backend::Qemu].map(why).into(),
+            helper: Some(if mode == Mode::Due { Ok(helper) } else { Err(self.problem()) }),
+            lacks: self.texts.iter().cloned().chain(["mke2fs".to_string()]).collect(),
+            subnet: None,
+            free: Some(Subnet::all().collect()),
+            bridge: Some(Bridge { forwards: false, enforced: false, names_routed: None }),
+        }
+    }
+
     fn stats(&self) -> Vec<SandboxStats> {
         let zero = SandboxStats {
             project: name("p"),
@@ -301,6 +326,7 @@ impl World {
             ("GET", "version") => {
                 json!(Version { version: self.all.clone(), pid: 1, vmm: self.all.clone() })
             }
+            ("GET", "facts") => json!(self.facts(mode)),
             ("GET", "programs") => {
                 json!(Programs { agent: self.all.clone(), vmm: self.all.clone() })
             }

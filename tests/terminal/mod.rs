@@ -279,6 +279,7 @@ fn calls(folder: &Path) -> Vec<Call> {
         call("ssh-config", &[]),
         call("ssh-proxy", &["web.p"]),
         call("ssh-host-keys", &["web.p", "web\u{1b}[6n.p"]),
+        call("doctor", &[]),
         call("version", &[]),
     ];
     let groups = corpus::groups().len();

@@ -120,6 +120,12 @@ pub(crate) enum Command {
         /// As `ssh` looks for it
         shown: String,
     },
+    /// Check this host and this installation: exit code 0 when nothing failed, 1 when something did
+    ///
+    /// A check fails when sandboxes cannot run as they should, and warns when something is slower or cannot be had. One
+    /// that cannot be told is left out. JSON is a list of objects: name, status ("ok", "warn" or "fail"), found, and
+    /// hint, which is null where nothing is to be done. Names stay as they are.
+    Doctor,
     /// Show the version of banger and of its daemon
     Version,
 }

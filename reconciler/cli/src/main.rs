@@ -6,6 +6,7 @@ mod catalog;
 mod client;
 mod command;
 mod failure;
+mod host;
 mod local;
 mod lock;
 mod project;

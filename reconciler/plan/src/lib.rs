@@ -19,6 +19,7 @@ pub mod admit;
 pub mod assign;
 pub mod boot;
 pub mod desired;
+pub mod doctor;
 pub mod edit;
 pub mod host;
 pub mod kind;

@@ -4,6 +4,7 @@
 
 mod artifact;
 mod change;
+mod facts;
 mod guest;
 mod look;
 mod registry;
@@ -110,6 +111,7 @@ pub fn router(context: Context) -> Router {
     Router::new()
         .route("/v1/version", get(version))
         .route("/v1/programs", get(programs))
+        .route("/v1/facts", get(facts::facts))
         .route("/v1/status", get(watch::status))
         .route("/v1/snapshots", get(look::snapshots))
         .route("/v1/images", get(artifact::images))

@@ -2,6 +2,7 @@
 //!
 //! `S` stands for a project's spec, which is another package's type.
 
+pub mod facts;
 pub mod workspace;
 
 use crate::agent::Exec;

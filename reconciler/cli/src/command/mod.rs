@@ -4,6 +4,7 @@ mod artifact;
 mod catalog;
 mod copy;
 mod declare;
+mod doctor;
 mod look;
 mod run;
 mod snapshot;
@@ -50,6 +51,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::SshConfig { uninstall, print } => ssh::config(&global, uninstall, print),
         Command::SshProxy { name } => ssh::proxy(&name).await,
         Command::SshHostKeys { name, shown } => ssh::host_keys(&name, &shown).await,
+        Command::Doctor => doctor::run(global.json).await,
         Command::Version => version(global.json).await,
     }
 }

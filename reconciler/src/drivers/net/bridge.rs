@@ -175,7 +175,7 @@ impl Bridge {
 }
 
 /// Whether the host passes packets on.
-fn forwards() -> bool {
+pub fn forwards() -> bool {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
     text.trim() == "1"
 }

@@ -13,7 +13,7 @@ use banger_plan::desired::Desired;
 use banger_wire::id::{InstallId, SandboxId};
 use std::sync::Arc;
 
-pub use bridge::{is_free, traffic};
+pub use bridge::{forwards, is_free, traffic};
 
 /// The real one.
 pub struct HostNet {
