@@ -123,7 +123,7 @@ pub(crate) fn begin(
         drop(copy);
         if let Some((boot, processor)) = record.memory {
             let memory = memory_of(snapshot);
-            suspend::record(folders, sandbox, memory, boot, processor, &[beside.clone()])?;
+            suspend::record(folders, sandbox, memory, boot, processor, std::slice::from_ref(&beside))?;
         }
         place(&beside, path)
     };

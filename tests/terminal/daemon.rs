@@ -9,7 +9,8 @@ use banger_wire::api::facts::{Bridge, Facts};
 use banger_wire::api::workspace::{Branch, Change, Pushed, Returned};
 use banger_wire::api::{
     Applied, Artifact, CachedBlob, Event, Phase, Plan, PlanLine, Port, Problem, ProblemKind,
-    Programs, RemoteCatalog, Resolved, SandboxStats, SandboxStatus, Status, Version, VolumeStatus,
+    Programs, RemoteCatalog, Resolved, SandboxStats, SandboxStatus, Snapshot, Status, Version,
+    VolumeStatus,
 };
 use banger_wire::frame::{Kind, encode};
 use banger_wire::helper::{self, NetworkSupport};
@@ -263,6 +264,21 @@ impl World {
         }
     }
 
+    fn snapshots(&self) -> Vec<Snapshot> {
+        let one = |text: &String| Snapshot {
+            project: name("p"),
+            name: name("early"),
+            sandbox: name("web"),
+            taken: true,
+            taken_secs: u64::MAX,
+            memory: false,
+            size: text.clone(),
+            bytes: u64::MAX,
+            reason: text.clone(),
+        };
+        self.texts.iter().map(one).collect()
+    }
+
     fn stats(&self) -> Vec<SandboxStats> {
         let zero = SandboxStats {
             project: name("p"),
@@ -338,6 +354,7 @@ impl World {
                     self.artifact("tiny", "\u{9b}")
                 ])
             }
+            ("GET", "snapshots") => json!(self.snapshots()),
             ("GET", "spec") => json!(self.spec()),
             ("POST", "resolve") => {
                 let now = format!("{}{}", self.all, self.count.fetch_add(1, Ordering::SeqCst));

@@ -35,7 +35,7 @@ async fn change(
 }
 
 async fn all(client: &Client) -> Result<Vec<Snapshot>> {
-    Ok(client.get("/v1/snapshots").await?)
+    client.get("/v1/snapshots").await
 }
 
 async fn one(client: &Client, project: &Name, name: &Name) -> Result<Option<Snapshot>> {
