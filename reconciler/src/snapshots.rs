@@ -123,7 +123,14 @@ pub(crate) fn begin(
         drop(copy);
         if let Some((boot, processor)) = record.memory {
             let memory = memory_of(snapshot);
-            suspend::record(folders, sandbox, memory, boot, processor, std::slice::from_ref(&beside))?;
+            suspend::record(
+                folders,
+                sandbox,
+                memory,
+                boot,
+                processor,
+                std::slice::from_ref(&beside),
+            )?;
         }
         place(&beside, path)
     };

@@ -435,6 +435,7 @@ fn sandbox(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) -> SandboxSpec
     }
     spec.memory = size("memory").unwrap_or(spec.memory);
     spec.disk = size("disk").unwrap_or(spec.disk);
+    (spec.disk_rate, spec.net_rate) = (size("disk-rate"), size("net-rate"));
     spec.after = node.all("after").flat_map(|after| after.args.iter().map(name_of)).collect();
     let mount = rule.child("volume").expect("in the grammar");
     spec.volumes = node

@@ -301,6 +301,18 @@ const SANDBOX: Rule = Rule {
             Class::Restart,
             "its own disk, which only grows; 10GiB if not given",
         ),
+        one(
+            "disk-rate",
+            &[slot("size", Ty::Size, true)],
+            Class::Restart,
+            "what it may read and write of each disk in a second; no limit if not given",
+        ),
+        one(
+            "net-rate",
+            &[slot("size", Ty::Size, true)],
+            Class::Restart,
+            "what its card may receive, and send, in a second (Firecracker); no limit if not given",
+        ),
         Rule {
             name: "after",
             rest: Some(Ty::Name),

@@ -16,6 +16,7 @@ mod kernel;
 mod network;
 mod oci;
 mod owner;
+mod rates;
 mod run;
 mod snapshot;
 mod ssh;

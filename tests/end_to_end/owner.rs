@@ -161,6 +161,8 @@ pub(crate) fn machine() -> Machine {
         disks: 1,
         read_only: 0,
         words: KernelWords::try_from("quiet panic=0".to_string()).expect("good"),
+        disk_rate_mib: 0,
+        net_rate_mib: 0,
         from: None,
     }
 }

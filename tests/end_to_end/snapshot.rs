@@ -170,7 +170,11 @@ fn a_fork_is_somebody_else() {
         // Its own address works, behind rules that know its card and its address.
         let address = status(name)["address"].as_str().expect("an address").to_string();
         assert!(tell(&home, name, "cat /etc/hosts").contains(&address));
-        tell(&home, name, "busybox nc -l -p 7 -e echo hello > /dev/null 2>&1 < /dev/null &");
+        tell(
+            &home,
+            name,
+            "setsid sh -c 'while :; do busybox nc -l -p 7 -e echo hello; done' > /dev/null 2>&1 < /dev/null &",
+        );
         let line = format!(
             "import socket; s = socket.create_connection(('{address}', 7), 20); print(s.recv(9))"
         );

@@ -291,6 +291,12 @@ pub(crate) struct Shape {
     /// The size of its disk, with its unit
     #[arg(long, value_parser = size)]
     pub(crate) disk: Option<Mib>,
+    /// What it may read and write of each disk in a second, with its unit
+    #[arg(long, value_parser = size)]
+    pub(crate) disk_rate: Option<Mib>,
+    /// What its network card may receive, and send, in a second, with its unit (Firecracker)
+    #[arg(long, value_parser = size)]
+    pub(crate) net_rate: Option<Mib>,
     /// A port of the host's loopback that leads to a port in the guest
     #[arg(long, value_name = "HOST[:GUEST]", value_parser = publish)]
     pub(crate) publish: Vec<banger_schema::spec::Publish>,

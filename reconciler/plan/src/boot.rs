@@ -74,6 +74,9 @@ pub struct Boot {
     /// What runs it. QEMU's are written down as they were before there was another.
     #[serde(default = "qemu", skip_serializing_if = "is_qemu")]
     pub backend: Backend,
+    /// What it may read and write of each disk in a second, and what its card may receive, and send.
+    #[serde(default, skip_serializing_if = "is_free")]
+    pub rates: (Option<Mib>, Option<Mib>),
     /// How often it was asked to restart.
     pub restarts: u32,
 }
@@ -85,6 +88,10 @@ fn qemu() -> Backend {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_qemu(backend: &Backend) -> bool {
     *backend == Backend::Qemu
+}
+
+fn is_free(rates: &(Option<Mib>, Option<Mib>)) -> bool {
+    *rates == (None, None)
 }
 
 impl Boot {
@@ -112,6 +119,7 @@ impl Boot {
             cid: desired.cid,
             nic,
             backend,
+            rates: (spec.disk_rate, spec.net_rate),
             restarts: spec.restarts,
         }
     }
@@ -147,6 +155,8 @@ impl Boot {
         differ("volumes", volumes(running), volumes(wanted));
         differ("vmm", running.backend.to_string(), wanted.backend.to_string());
         differ("network card", running.nic.to_string(), wanted.nic.to_string());
+        differ("disk-rate", rate(running.rates.0), rate(wanted.rates.0));
+        differ("net-rate", rate(running.rates.1), rate(wanted.rates.1));
         differ("command", running.command.join(" "), wanted.command.join(" "));
         differ("entrypoint, user and workdir", running.run_as.join(" "), wanted.run_as.join(" "));
         if running.restarts != wanted.restarts {
@@ -165,6 +175,10 @@ fn run_as(spec: &SandboxSpec) -> Vec<String> {
     let named =
         named.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
     spec.entrypoint.iter().map(|word| format!("entrypoint={word}")).chain(named).collect()
+}
+
+fn rate(rate: Option<Mib>) -> String {
+    rate.map_or("none".to_string(), |rate| rate.to_string())
 }
 
 fn volumes(boot: &Boot) -> String {

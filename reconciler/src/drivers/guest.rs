@@ -201,7 +201,9 @@ async fn watch_guest(
     loop {
         let ended = follow(&id, &way, &run, &state, &wakes, &mut pace).await;
         tracing::trace!("{id}: {ended:?}");
-        if state.send_replace(None).is_some() {
+        // One that has to stand still says nothing, and is what it was.
+        let stands_still = run.join(super::vmm::PAUSED).exists();
+        if !stands_still && state.send_replace(None).is_some() {
             // The loop ends with the daemon.
             let _ = wakes.send(Wake::Guest(id.clone()));
         }

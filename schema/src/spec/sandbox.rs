@@ -25,6 +25,12 @@ pub struct SandboxSpec {
     pub memory: Mib,
     /// Its own disk, above the image. It may grow.
     pub disk: Mib,
+    /// What it may read and write of each of its disks in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_rate: Option<Mib>,
+    /// What its network card may receive in a second, and what it may send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_rate: Option<Mib>,
     /// Sandboxes of the same file that must be ready before it starts.
     pub after: BTreeSet<Name>,
     /// Volumes and where they are mounted, in the file's order.
@@ -87,6 +93,8 @@ impl SandboxSpec {
             cpus: 1,
             memory: Mib::new(512).expect("in bounds"),
             disk: Mib::new(10 << 10).expect("in bounds"),
+            disk_rate: None,
+            net_rate: None,
             after: BTreeSet::new(),
             volumes: Vec::new(),
             env: BTreeMap::new(),

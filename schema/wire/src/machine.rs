@@ -173,6 +173,12 @@ pub struct Machine {
     pub read_only: u16,
     /// The kernel's command line. Firecracker is told later, by its API.
     pub words: KernelWords,
+    /// What it may read and write of each disk in a second, in MiB; 0 is no limit.
+    #[serde(default)]
+    pub disk_rate_mib: u32,
+    /// What its card may receive in a second, and what it may send, in MiB; 0 is no limit. Firecracker only.
+    #[serde(default)]
+    pub net_rate_mib: u32,
     /// The memory that it goes on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<BootKey>,
@@ -181,6 +187,8 @@ pub struct Machine {
 impl Machine {
     /// The most disks.
     pub const MAX_DISKS: u8 = 16;
+    /// The highest rate, in MiB in a second.
+    pub const MAX_RATE_MIB: u32 = 1 << 20;
 
     /// What is out of bounds, if anything.
     ///
@@ -201,6 +209,10 @@ impl Machine {
             Err("Firecracker needs KVM")
         } else if self.backend == Backend::Firecracker && self.card == Card::User {
             Err("Firecracker has no network stack of its own")
+        } else if self.disk_rate_mib.max(self.net_rate_mib) > Self::MAX_RATE_MIB {
+            Err("a rate is at most 1 TiB in a second")
+        } else if self.backend == Backend::Qemu && self.net_rate_mib > 0 {
+            Err("QEMU holds no card to a rate")
         } else if self.backend == Backend::Qemu && self.from.is_some() {
             Err("QEMU goes on from no memory")
         } else {
@@ -266,6 +278,8 @@ mod tests {
             disks: 2,
             read_only: 1,
             words: KernelWords::try_from("console=ttyS0".to_string()).expect("good"),
+            disk_rate_mib: 0,
+            net_rate_mib: 0,
             from: None,
         }
     }

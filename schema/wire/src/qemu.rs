@@ -60,10 +60,14 @@ pub fn arguments(id: &SandboxId, machine: &Machine) -> Vec<String> {
     for index in 0..machine.disks {
         let access = if machine.is_read_only(index) { "on" } else { "off" };
         let file = disk(usize::from(index));
+        let rate = match u64::from(machine.disk_rate_mib) << 20 {
+            0 => String::new(),
+            bytes => format!(",throttling.bps-total={bytes}"),
+        };
         option(
             "drive",
             format!(
-                "if=none,id=disk{index},format=raw,readonly={access},cache=writeback,file={file}"
+                "if=none,id=disk{index},format=raw,readonly={access},cache=writeback{rate},file={file}"
             ),
         );
         option("device", format!("virtio-blk-device,drive=disk{index}"));

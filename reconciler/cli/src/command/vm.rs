@@ -150,6 +150,7 @@ pub(super) fn shaped(shape: &Shape) -> SandboxSpec {
     spec.cpus = shape.cpus.unwrap_or(spec.cpus);
     spec.memory = shape.memory.unwrap_or(spec.memory);
     spec.disk = shape.disk.unwrap_or(spec.disk);
+    (spec.disk_rate, spec.net_rate) = (shape.disk_rate, shape.net_rate);
     spec.publish = shape.publish.clone();
     spec.provision = shape.provision.clone();
     spec.user = shape.service_user.clone();

@@ -76,6 +76,10 @@ pub(super) fn decide(
             return Verdict { nic: Some(nic), ..Verdict::default() };
         }
     };
+    if backend == Backend::Qemu && sandbox.spec.net_rate.is_some() {
+        list.blocked.push("only Firecracker holds a network card to a rate".to_string());
+        return Verdict { nic: Some(nic), ..Verdict::default() };
+    }
     let replace = replacement(sandbox, fact, actual, list);
     if replace.is_none() && !list.blocked.is_empty() {
         return Verdict { nic: Some(nic), ..Verdict::default() };

@@ -84,6 +84,9 @@ pub struct Drive {
     pub is_read_only: bool,
     /// `Writeback`: what the guest syncs is synced. Firecracker's own default loses it.
     pub cache_type: String,
+    /// What may be read and written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
 }
 
 /// `PUT /network-interfaces/{iface_id}`
@@ -95,6 +98,12 @@ pub struct NetworkInterface {
     pub host_dev_name: String,
     /// The guest's hardware address.
     pub guest_mac: String,
+    /// What may be received.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// What may be sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_rate_limiter: Option<RateLimiter>,
 }
 
 /// `PUT /vsock`
@@ -113,6 +122,21 @@ pub struct TokenBucket {
     pub size: u64,
     /// Milliseconds until it is full again.
     pub refill_time: u64,
+}
+
+/// How fast something may be used.
+#[derive(Debug, Serialize)]
+pub struct RateLimiter {
+    /// Bytes.
+    pub bandwidth: TokenBucket,
+}
+
+impl RateLimiter {
+    /// So many MiB in a second; 0 is no limit.
+    fn of(mib: u32) -> Option<Self> {
+        let bandwidth = TokenBucket { size: u64::from(mib) << 20, refill_time: 1000 };
+        (mib > 0).then_some(Self { bandwidth })
+    }
 }
 
 /// `PUT /serial`. Only since 1.16.
@@ -293,6 +317,7 @@ pub(super) async fn configure(
             is_root_device: false,
             is_read_only: machine.is_read_only(index),
             cache_type: "Writeback".into(),
+            rate_limiter: RateLimiter::of(machine.disk_rate_mib),
         };
         api.put(&format!("/drives/{name}"), &drive).await?;
     }
@@ -301,6 +326,8 @@ pub(super) async fn configure(
             iface_id: NET.into(),
             host_dev_name: tap(install, start.id),
             guest_mac: show_mac(mac(start.id)),
+            rx_rate_limiter: RateLimiter::of(machine.net_rate_mib),
+            tx_rate_limiter: RateLimiter::of(machine.net_rate_mib),
         };
         api.put("/network-interfaces/net", &card).await?;
     }

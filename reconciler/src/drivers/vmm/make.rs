@@ -7,7 +7,12 @@ use crate::host::{self, Acceleration};
 use banger_plan::boot::Boot;
 use banger_wire::helper::MemoryOf;
 use banger_wire::machine::{Backend, BootKey, KernelWords, Machine};
+use banger_wire::size::Mib;
 use std::path::{Path, PathBuf};
+
+fn in_second(rate: Mib) -> u32 {
+    u32::try_from(rate.get()).unwrap_or(u32::MAX)
+}
 
 impl Processes {
     /// What a boot is, as machine and files.
@@ -41,6 +46,8 @@ impl Processes {
             disks: u8::try_from(files.len() - 2).unwrap_or(u8::MAX),
             read_only: 1,
             words: self.words(boot.backend, &kernel)?,
+            disk_rate_mib: boot.rates.0.map_or(0, in_second),
+            net_rate_mib: boot.rates.1.map_or(0, in_second),
             from: None,
         };
         machine.check().map_err(Fault::user)?;

@@ -59,7 +59,7 @@ impl Templates {
             image: boot.image.clone(),
             programs: self.programs.clone(),
         };
-        let machine = (boot.cpus, boot.memory, boot.nic == Nic::None, disks);
+        let machine = (boot.cpus, boot.memory, boot.nic == Nic::None, disks, boot.rates);
         let digest = recipe::digest(&(&of, machine)).as_str()[..BootKey::LENGTH].to_string();
         (BootKey::try_from(digest).expect("digests are hex digits"), of)
     }
