@@ -123,7 +123,7 @@ proptest! {
     }
 }
 
-const STEPS: [&str; 18] = [
+const STEPS: [&str; 21] = [
     "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; }",
     "! snapshot b s1",
     "! fork s1 c",
@@ -138,6 +138,9 @@ const STEPS: [&str; 18] = [
     "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; memory \"1GiB\"; }",
     "volume \"v\" size=\"2GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; memory \"1GiB\"; disk \"20GiB\"; publish 8001; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; }",
     "image \"other\" { debian { packages \"git\"; }; }\nsandbox \"a\" { image \"other\"; memory \"1GiB\"; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; mode \"stopped\"; }",
+    "! snapshot b s3",
+    "! restore b s3",
+    "! drop s3",
     "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; }",
     "volume \"v\" size=\"1GiB\"\nsandbox \"a\" { image \"debian-bookworm\"; volume \"v\" at=\"/v\"; publish 8000; workspace \".\"; }\nsandbox \"b\" { image \"debian-bookworm\"; after \"a\"; mode \"suspended\"; }",
     // It goes while it is suspended.

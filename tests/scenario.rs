@@ -500,11 +500,14 @@ fn snapshots_and_forks() {
             Do::Tick,
             Do::Converge,
             Do::Command("restore web s2"),
-            Do::Converge,
-            Do::ApplyWithConsent(&running),
             Do::Tick,
             Do::Converge,
+            // It stays until who begins from it has begun.
+            Do::Command("restore web s1"),
             Do::Command("drop s1"),
+            Do::Tick,
+            Do::Converge,
+            Do::ApplyWithConsent(&running),
             Do::Tick,
             Do::Converge,
             // Another image begins empty.

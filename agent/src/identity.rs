@@ -91,13 +91,16 @@ impl Identities {
         add_entropy(&identity.entropy)?;
         // The kernel makes it when it is read for the first time, which is now.
         self.state.set_boot_id();
+        if let (Some(before), Some(old)) = (&*entered, self.state.identity())
+            && identity.woken
+        {
+            wake(&old, identity)?;
+            belong(&before.hidden, identity)?;
+        }
+        // From here on nothing fails that was entered already.
         let (hidden, has_init, service) = match entered.take() {
             Some(before) => {
                 before.work.abort();
-                if let Some(old) = self.state.identity().filter(|_| identity.woken) {
-                    wake(&old, identity)?;
-                    belong(&before.hidden, identity)?;
-                }
                 (before.hidden, before.has_init, before.service)
             }
             None => {
@@ -135,8 +138,11 @@ fn wake(old: &Identity, identity: &Identity) -> Result<(), Error> {
     if let (Some(before), Some(network)) = (&old.network, &identity.network) {
         network::change(before, network)?;
     }
-    let address = identity.network.map(|network| network.address);
-    name_host(Some(&old.hostname), &identity.hostname, address)
+    let address = |of: &Identity| of.network.map(|network| network.address);
+    if old.hostname == identity.hostname && address(old) == address(identity) {
+        return Ok(());
+    }
+    name_host(Some(&old.hostname), &identity.hostname, address(identity))
 }
 
 /// Marks the sandbox's own disk as its. One that was copied from another's has that one's machine id, which is made anew.

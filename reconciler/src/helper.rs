@@ -33,8 +33,18 @@ const PROGRAMS: [(&str, &str); 4] = [
 ];
 /// Where the helper is told to keep jails.
 const JAILS: &str = "BANGER_JAILS";
+/// Where they are if nothing is told.
+const JAILS_FOLDER: &str = "/var/lib/banger-jails";
+/// How long keeping a memory may take: all of it is copied.
+const KEEP_PATIENCE: Duration = Duration::from_secs(900);
 /// How long the helper may take for one request.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The folder of all jails. Only root may look into it.
+pub fn jails_folder() -> PathBuf {
+    let named = std::env::var_os(JAILS).filter(|path| !path.is_empty());
+    named.map_or_else(|| PathBuf::from(JAILS_FOLDER), PathBuf::from)
+}
 
 /// The helper. One request at a time; when it is gone, the next request starts it again.
 #[derive(Clone)]
@@ -86,9 +96,8 @@ impl Connection {
         let child = command.spawn();
         let child =
             child.map_err(|error| fail(&format!("starting {}", program.display()), error))?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))
-            .map_err(|error| fail("a limit", error.into()))?;
         let connection = Self { socket, child };
+        connection.set_patience(PATIENCE)?;
         let hello = Request::Hello { version: PROTOCOL, install: install.clone() };
         let (reply, _) = connection.ask(&hello, &[])?;
         if reply != (Reply::Hello { version: PROTOCOL }) {
@@ -96,6 +105,11 @@ impl Connection {
                 .hint("install banger and its helper from the same release"));
         }
         Ok(connection)
+    }
+
+    fn set_patience(&self, patience: Duration) -> Result<(), Fault> {
+        let limit = set_socket_timeout(&self.socket, Timeout::Recv, Some(patience));
+        limit.map_err(|error| Fault::io("the helper: a limit", error.into()))
     }
 
     /// One request with its descriptors, and its answer with at most one.
@@ -284,7 +298,13 @@ impl Helper {
         of: MemoryOf,
     ) -> Result<Outcome, Fault> {
         let sandbox = sandbox.clone();
-        self.carry_out(&Request::MemoryKeep { sandbox, memory, of })
+        let request = Request::MemoryKeep { sandbox, memory, of };
+        // A helper of its own: nobody waits for all the copying but who asked for it.
+        tokio::task::block_in_place(|| {
+            let own = Connection::open(&self.0.program, &self.0.install)?;
+            own.set_patience(KEEP_PATIENCE)?;
+            outcome(&own.ask(&request, &[])?.0)
+        })
     }
 
     /// Our memories.

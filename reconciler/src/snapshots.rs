@@ -18,6 +18,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 const RECORD: &str = "record.json";
+/// What the host keeps of the workspace on the disk.
+const WORKSPACE: &str = "workspace";
 
 /// What is known of a snapshot besides its disk.
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,17 +72,59 @@ pub(crate) fn fact(
 /// The contents of the images that snapshots lie above.
 pub(crate) fn contents(folders: &Folders) -> Result<BTreeSet<Digest>, Fault> {
     let all = fs::read_dir(folders.snapshots()).during(|| "reading the snapshots".into())?;
-    let disks = all.flatten().map(|entry| disk_in(&entry.path()));
-    Ok(disks.filter_map(|disk| disk.present().map(|(_, fact)| fact.content.clone())).collect())
+    let mut contents = BTreeSet::new();
+    for entry in all.flatten() {
+        match disk_in(&entry.path()) {
+            Seen::Present((_, fact)) => drop(contents.insert(fact.content)),
+            Seen::Absent => {}
+            // It may lie above any.
+            Seen::Unknown(why) => return Err(Fault::host(format!("a snapshot's disk: {why}"))),
+        }
+    }
+    Ok(contents)
 }
 
-/// Copies a disk to where a snapshot is made.
-pub(crate) fn copy(disk: &Path, beside: &Path) -> Result<(), Fault> {
+/// Copies a disk, and what is known of the workspace on it, to where a snapshot is made.
+pub(crate) fn copy(disk: &Path, workspace: &Path, beside: &Path) -> Result<(), Fault> {
     folders::make(beside)?;
+    copy_folder(workspace, &beside.join(WORKSPACE))?;
     let from = File::open(disk).during(|| format!("opening {}", disk.display()))?;
     let to = beside.join(disk.file_name().unwrap_or_default());
     let copy = local::copy(&from, &to)?;
     copy.sync_all().during(|| format!("writing {}", to.display()))
+}
+
+/// Copies a folder of ours with everything in it. One that is not there leaves nothing.
+fn copy_folder(from: &Path, to: &Path) -> Result<(), Fault> {
+    if !from.exists() {
+        return Ok(());
+    }
+    let copying = || format!("copying {}", from.display());
+    folders::make(to)?;
+    for entry in fs::read_dir(from).during(copying)? {
+        let entry = entry.during(copying)?;
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().during(copying)?.is_dir() {
+            copy_folder(&path, &to)?;
+        } else {
+            fs::copy(&path, &to).during(copying)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a snapshot. It is out of its place before it goes.
+pub(crate) fn remove(folders: &Folders, id: &SnapshotId) -> Result<bool, Fault> {
+    let place_of = folders.snapshot(id);
+    if !place_of.exists() {
+        return Ok(false);
+    }
+    let beside = folders.scratch().join(format!("snapshot-{}", folders::unique()));
+    place(&place_of, &beside)?;
+    File::open(folders.snapshots())
+        .and_then(|folder| folder.sync_all())
+        .during(|| "removing a snapshot".into())?;
+    folders::remove_tree(&beside)
 }
 
 /// Writes the record of what was copied, and puts it in its place.
@@ -121,16 +165,12 @@ pub(crate) fn begin(
         }
         copy.sync_all().during(writing)?;
         drop(copy);
+        let workspace = folders.workspace(sandbox);
+        folders::remove(&workspace)?;
+        copy_folder(&folder.join(WORKSPACE), &workspace)?;
         if let Some((boot, processor)) = record.memory {
-            let memory = memory_of(snapshot);
-            suspend::record(
-                folders,
-                sandbox,
-                memory,
-                boot,
-                processor,
-                std::slice::from_ref(&beside),
-            )?;
+            let (memory, disks) = (memory_of(snapshot), std::slice::from_ref(&beside));
+            suspend::record(folders, sandbox, memory, boot, processor, (disks, false))?;
         }
         place(&beside, path)
     };

@@ -7,7 +7,8 @@ use crate::answer::{At, Bad};
 use crate::table::Caller;
 use banger_wire::helper::{MAX_MEMORIES, Memory, MemoryOf};
 use banger_wire::machine::{BootKey, MEMORY, Machine, STATE, WRITTEN_MEMORY, WRITTEN_STATE};
-use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, open, unlinkat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -19,6 +20,8 @@ use std::time::SystemTime;
 const RECORD: &str = "record";
 /// The largest state of a machine's devices, in bytes.
 const MAX_STATE: u64 = 16 << 20;
+/// What is left free beside a memory, in bytes.
+const SPARE: u64 = 1 << 30;
 /// What is looked at for being empty, in bytes.
 const PAGE: usize = 4096;
 
@@ -66,8 +69,36 @@ fn folder(caller: &Caller) -> Result<PathBuf, Bad> {
     Ok(base()?.join(format!("{}-{}-memories", caller.uid, caller.install()?)))
 }
 
-/// Keeps what was written down in a jail. It is copied: who is in the jail may still have the files open.
+/// One helper at a time: another may still be at what its daemon is gone for.
+fn lock(operation: FlockOperation) -> Result<File, Bad> {
+    let lock = File::options().create(true).append(true).open(base()?.join("memories.lock"));
+    let lock = lock.at("opening the lock of memories")?;
+    match flock(&lock, operation) {
+        Err(Errno::WOULDBLOCK) => Err(Bad::Refused("a memory is being kept right now")),
+        other => other.at("locking the memories").map(|()| lock),
+    }
+}
+
+/// Keeps what was written down in a jail, and takes it out of there, whatever becomes of it.
 pub(crate) fn keep(
+    caller: &Caller,
+    root: &Path,
+    record: &Record,
+    key: &BootKey,
+    of: &MemoryOf,
+) -> Result<bool, Bad> {
+    let _lock = lock(FlockOperation::LockExclusive)?;
+    let kept = keep_written(caller, root, record, key, of);
+    let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let root = root.at("opening a jail")?;
+    for name in [WRITTEN_STATE, WRITTEN_MEMORY] {
+        let _ = unlinkat(&root, name, AtFlags::empty());
+    }
+    kept
+}
+
+/// It is copied: who is in the jail may still have the files open.
+fn keep_written(
     caller: &Caller,
     root: &Path,
     record: &Record,
@@ -94,7 +125,7 @@ pub(crate) fn keep(
             return Err(Bad::Refused("what was written down is not a machine of that size"));
         }
         let space = rustix::fs::statvfs(root).at("looking at the space that is left")?;
-        if space.f_bavail.saturating_mul(space.f_frsize) < size.saturating_mul(2) {
+        if space.f_bavail.saturating_mul(space.f_frsize) < size.saturating_add(SPARE) {
             return Err(Bad::Refused("there is too little space for a memory"));
         }
         let beside = all.join(format!("{}.new", key.as_str()));
@@ -110,11 +141,6 @@ pub(crate) fn keep(
             File::open(&all)?.sync_all()
         };
         write().at("writing down a memory")?;
-    }
-    let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let root = root.at("opening a jail")?;
-    for name in [WRITTEN_STATE, WRITTEN_MEMORY] {
-        let _ = unlinkat(&root, name, AtFlags::empty());
     }
     Ok(new)
 }
@@ -244,6 +270,8 @@ pub(crate) fn list(caller: &Caller) -> Result<Vec<Memory>, Bad> {
 
 /// Drops a memory. Machines that went on from it keep what they have open.
 pub(crate) fn drop_kept(caller: &Caller, key: &BootKey) -> Result<bool, Bad> {
+    // Keeping takes long, and nobody waits for that to drop something.
+    let _lock = lock(FlockOperation::NonBlockingLockExclusive)?;
     let all = folder(caller)?;
     let place = all.join(key.as_str());
     if !place.exists() {

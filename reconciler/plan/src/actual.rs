@@ -316,8 +316,10 @@ pub struct VmmFact {
 pub struct SuspendedFact {
     /// What it is known by.
     pub memory: BootKey,
-    /// What had been started.
-    pub boot: Boot,
+    /// What had been started. None when that cannot be read, which makes it unusable.
+    pub boot: Option<Boot>,
+    /// Whether it was kept of this sandbox when it was suspended, and is not a snapshot's.
+    pub own: bool,
     /// Why nothing can go on from it, when nothing can.
     pub unusable: Option<String>,
 }

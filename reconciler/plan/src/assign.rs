@@ -196,7 +196,8 @@ fn assign_artifacts(next: &mut Desired) {
             kernels.insert(recipe::kernel(&kernel.source), kernel.source.clone());
         }
     }
-    let of_snapshots = next.snapshots.values().flat_map(|s| [&s.image, &s.kernel]);
+    let snapshots = next.snapshots.values().filter(|s| s.life == Life::Wanted);
+    let of_snapshots = snapshots.flat_map(|s| [&s.image, &s.kernel]);
     let used: BTreeSet<&Digest> =
         next.sandboxes.values().flat_map(|s| [&s.image, &s.kernel]).chain(of_snapshots).collect();
     for (digest, kernel) in &mut next.kernels {
@@ -244,7 +245,9 @@ pub fn forget(
     next.snapshots.retain(|id, snapshot| {
         let before = looked_for.snapshots.get(id).is_some_and(|s| s.life == Life::Removed);
         let gone = actual.snapshots.get(id).is_some_and(crate::Seen::is_absent);
-        let quiet = !busy.contains(&Key::Snapshot(id.clone()));
+        // It is taken in its sandbox's list.
+        let own = [Key::Snapshot(id.clone()), Key::Sandbox(snapshot.sandbox.clone())];
+        let quiet = !own.iter().any(|key| busy.contains(key));
         snapshot.life == Life::Wanted || !(before && gone && quiet)
     });
     next.volumes.retain(|id, volume| {

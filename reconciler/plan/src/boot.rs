@@ -131,13 +131,19 @@ impl Boot {
     }
 
     /// What differs, one line each, from one whose memory was kept to the wanted one. The memory may be another sandbox's.
-    pub fn kept_differences(kept: &Boot, wanted: &Boot) -> Vec<String> {
-        if kept.sandbox == wanted.sandbox {
+    ///
+    /// How often somebody asked for a restart counts for its own only: what a snapshot was taken of may have been restarted since.
+    pub fn kept_differences(kept: &Boot, wanted: &Boot, own: bool) -> Vec<String> {
+        if own {
             return Self::differences(kept, wanted);
         }
+        Self::differences(&Self { restarts: wanted.restarts, ..kept.as_of(wanted) }, wanted)
+    }
+
+    /// The same machine as another sandbox's.
+    fn as_of(&self, wanted: &Boot) -> Boot {
         let (sandbox, cid) = (wanted.sandbox.clone(), wanted.cid);
-        let (recipe, restarts) = (wanted.recipe.clone(), wanted.restarts);
-        Self::differences(&Self { sandbox, cid, recipe, restarts, ..kept.clone() }, wanted)
+        Self { sandbox, cid, recipe: wanted.recipe.clone(), ..self.clone() }
     }
 
     /// What differs, one line each, from a running one to the wanted one.

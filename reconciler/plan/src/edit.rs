@@ -21,7 +21,7 @@ pub enum EditError {
     #[error("there is already a snapshot {0} in this project")]
     SnapshotExists(Name),
     /// The sandbox has another image now.
-    #[error("snapshot {0} is of another image than the sandbox has now: fork it")]
+    #[error("snapshot {0} is of another image than the project has under that name now")]
     OtherImage(Name),
     /// The project does not declare the image of a snapshot any more.
     #[error("the project has no image {0} any more, which the snapshot is of")]

@@ -5,8 +5,8 @@ use crate::assign::{assign, bits};
 use crate::desired::{Desired, DesiredSnapshot, Life, Origin};
 use crate::edit::EditError;
 use crate::recipe;
-use banger_schema::Spec;
 use banger_schema::spec::{Mode, SandboxSpec};
+use banger_schema::{Spec, catalog};
 use banger_wire::api::Edit;
 use banger_wire::id::{Generation, Name, SandboxId, SnapshotId};
 use banger_wire::machine::BootKey;
@@ -65,7 +65,7 @@ pub fn edit(
             }
         }
         Edit::Fork { snapshot, name } => {
-            let (_, snapshot) = must(desired, project, snapshot)?;
+            let (_, of) = must(desired, project, snapshot)?;
             if spec.sandboxes.contains_key(name) {
                 return Err(EditError::Exists(name.clone()));
             }
@@ -76,10 +76,12 @@ pub fn edit(
                 mode: Mode::Running,
                 kill: false,
                 restarts: 0,
-                ..snapshot.spec.clone()
+                ..of.spec.clone()
             };
-            if !spec.images.contains_key(&forked.image) && !known_image(&forked.image) {
-                return Err(EditError::NoImage(forked.image));
+            match catalog::image(spec, &forked.image).map(|image| recipe::image(&image.source)) {
+                Some(image) if image == of.image => {}
+                Some(_) => return Err(EditError::OtherImage(of.name.clone())),
+                None => return Err(EditError::NoImage(forked.image)),
             }
             let mut next = spec.clone();
             next.sandboxes.insert(name.clone(), forked);
@@ -98,10 +100,6 @@ pub fn edit(
         | Edit::Delete { .. } => return Ok(None),
     }
     Ok(Some(spec.clone()))
-}
-
-fn known_image(name: &Name) -> bool {
-    banger_schema::catalog::embedded().images.contains_key(name)
 }
 
 /// Makes such a command desired. The project's spec is there already.
@@ -157,6 +155,5 @@ fn begin_from(desired: &mut Desired, id: &SandboxId, snapshot: SnapshotId) {
     if let Some(sandbox) = desired.sandboxes.get_mut(id) {
         sandbox.origin = Some(Origin { snapshot, count });
         sandbox.generation = Generation(sandbox.generation.0 + 1);
-        sandbox.consent = true;
     }
 }

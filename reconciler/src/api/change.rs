@@ -89,6 +89,9 @@ pub(super) async fn edit(
         | Edit::Fork { .. }
         | Edit::DropSnapshot { .. } => None,
     };
+    if let Edit::Suspend { name } = &command {
+        can_suspend(&context, &project, name)?;
+    }
     let ended = match &command {
         Edit::Start { name } => has_ended(&context, &project, name),
         Edit::Create { .. }
@@ -174,6 +177,20 @@ pub(super) async fn edit(
         .into());
     }
     Ok(applied(proposal))
+}
+
+/// One that runs and could not be suspended would only stand there with its ports closed.
+fn can_suspend(context: &Context, project: &Name, name: &Name) -> Result<(), Refusal> {
+    let pass = context.engine.snapshots().borrow().clone();
+    let fact = pass.desired.sandbox(project, name).and_then(|s| pass.actual.sandboxes.get(&s.id));
+    let vmm = fact.and_then(|fact| fact.vmm.present());
+    if vmm.is_none_or(|vmm| vmm.can_suspend) {
+        return Ok(());
+    }
+    let message =
+        format!("sandbox {name} cannot be suspended: that needs Firecracker, and no disk-rate");
+    let hints = vec!["to stop it in order: banger vm stop".to_string()];
+    Err(Problem { hints, ..problem(ProblemKind::Refused, message) }.into())
 }
 
 /// Whether a sandbox that should run does not, because it ended by itself.

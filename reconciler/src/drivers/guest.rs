@@ -75,6 +75,14 @@ impl VsockGuest {
         Way::to(&self.folders, self.helper.as_ref(), sandbox)
     }
 
+    /// What a guest says from now on, while somebody listens to it.
+    fn said(&self, sandbox: &SandboxId) -> Option<watch::Receiver<Option<GuestState>>> {
+        let watchers = self.watchers.lock().expect("no holder panics");
+        let mut said = watchers.get(sandbox).map(|watcher| watcher.state.clone())?;
+        said.mark_unchanged();
+        Some(said)
+    }
+
     /// Waits a moment for a guest to say so: the next observation must see it, or it would be planned again.
     async fn until(&self, sandbox: &SandboxId, so: impl Fn(&GuestState) -> bool) {
         let watcher =
@@ -132,14 +140,24 @@ impl Guest for VsockGuest {
     async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault> {
         let generation = identity.generation;
         let woken = self.folders.vm(sandbox).join(super::vmm::WOKEN);
-        let identity = Identity { woken: woken.exists(), ..identity };
+        let live = !woken.exists() && self.folders.vm(sandbox).join(super::vmm::NAMED).exists();
+        // A live change tells a guest nothing that an older agent would not understand.
+        let whose = identity.sandbox.clone().filter(|_| !live);
+        let identity = Identity { woken: woken.exists(), sandbox: whose, ..identity };
+        let mut said = self.said(sandbox);
         // Written first: a memory that may have been told who it is, is nobody else's.
         let named = self.folders.vm(sandbox).join(super::vmm::NAMED);
         std::fs::write(&named, b"").during(|| format!("writing {}", named.display()))?;
         let mut guest = self.ask(sandbox, &Request::Identify(Box::new(identity))).await?;
         let done = guest.done(IDENTIFY).await;
         done.map_err(|error| Fault::io("the guest did not take its identity", error))?;
-        folders::remove(&woken)?;
+        if woken.exists() {
+            // What it said last may be what it remembered.
+            if let Some(said) = &mut said {
+                let _ = tokio::time::timeout(SEEN, said.changed()).await;
+            }
+            folders::remove(&woken)?;
+        }
         self.until(sandbox, |said| said.generation == generation).await;
         Ok(Outcome::Changed)
     }

@@ -54,6 +54,7 @@ pub struct SimRecord {
     boot: Boot,
     /// How often guests ran on its disk until then.
     runs: u32,
+    own: bool,
 }
 
 /// Everything that exists in the simulated world.

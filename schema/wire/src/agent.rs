@@ -226,7 +226,7 @@ pub struct Identity {
     /// The generation of desired state that this is.
     pub generation: Generation,
     /// Whose. A disk that another had before is this one's from now on.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<SandboxId>,
     /// The guest's host name.
     pub hostname: String,
@@ -265,7 +265,7 @@ pub struct Identity {
     pub ready: Option<ReadyProbe>,
     /// Whether the guest goes on from a memory that was kept: then its card and its names are set up anew, whichever
     /// generation it remembers.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub woken: bool,
     /// The host's clock, in nanoseconds since 1970.
     pub clock_ns: u64,

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 pub(crate) struct Take {
     /// Which sandbox
     pub(crate) name: Name,
-    /// What the snapshot is called; a name with the date if not given
+    /// What the snapshot is called; s1, s2, … if not given
     pub(crate) snapshot: Option<Name>,
     /// Leave the memory out: what begins from it boots
     #[arg(long)]

@@ -59,6 +59,12 @@ async fn free(client: &Client, project: &Name) -> Result<Name> {
     Ok(Name::new(free.unwrap_or_default())?)
 }
 
+async fn drop_it(client: &Client, project: &Name, snapshot: &Name) -> Result<()> {
+    let command = Edit::<Spec>::DropSnapshot { snapshot: snapshot.clone() };
+    let _: Applied = client.post(&format!("/v1/projects/{project}/edit"), &command).await?;
+    Ok(())
+}
+
 /// Takes a snapshot and makes sure that it is there.
 async fn take_one(
     client: &Client,
@@ -75,9 +81,11 @@ async fn take_one(
         // What else is wrong with the sandbox is not the snapshot's matter.
         Some(taken) if taken.taken => Ok(taken),
         Some(_) | None => {
+            // What failed is not wanted any more: it would be tried for ever.
+            drop_it(client, project, snapshot).await?;
             outcome?;
-            let message = format!("snapshot {snapshot} was not taken yet");
-            Err(Failure::new(FAILED, message).hint("see: banger plan, banger ps").into())
+            let message = format!("snapshot {snapshot} could not be taken: {name} has no disk yet");
+            Err(Failure::new(FAILED, message).hint("start it first: banger vm start").into())
         }
     }
 }
@@ -135,14 +143,15 @@ pub(super) async fn fork(global: &Global, fork: Fork) -> Result<ExitCode> {
         }
     };
     let project = &project;
-    let command = Edit::Fork { snapshot: snapshot.clone(), name: fork.new.clone() };
-    // One that failed may still need what it begins from.
-    change(&client, global, project, &fork.new, command).await?;
+    let command = Edit::<Spec>::Fork { snapshot: snapshot.clone(), name: fork.new.clone() };
+    let made = client.post(&format!("/v1/projects/{project}/edit"), &command).await;
+    let made: Result<Applied> = made;
     if own {
-        let command = Edit::<Spec>::DropSnapshot { snapshot };
-        let path = format!("/v1/projects/{project}/edit");
-        let _: Applied = client.post(&path, &command).await?;
+        // It stays until the new one has begun from it.
+        drop_it(&client, project, &snapshot).await?;
     }
+    let change = made?.change;
+    follow(&client, project, Some(&fork.new), change, global.json).await?;
     if !global.json {
         println!("{}", fork.new);
     }
@@ -191,7 +200,6 @@ async fn delete(global: &Global, name: &Name, yes: bool) -> Result<ExitCode> {
         let message = format!("this would destroy snapshot {name}; nothing was done");
         return Err(Failure::new(REFUSED, message).hint("to agree: --yes").into());
     }
-    let command = Edit::<Spec>::DropSnapshot { snapshot: name.clone() };
-    let _: Applied = client.post(&format!("/v1/projects/{project}/edit"), &command).await?;
+    drop_it(&client, &project, name).await?;
     Ok(ExitCode::SUCCESS)
 }

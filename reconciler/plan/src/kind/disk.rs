@@ -14,7 +14,7 @@ pub(super) fn plan_removal(view: &View<'_>, list: &mut List) {
 }
 
 pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
-    if view.verdict.start.is_none() {
+    if view.verdict.start.is_none() && !view.verdict.makes_disk {
         return;
     }
     let (sandbox, size) = (view.desired.id.clone(), view.desired.spec.disk);

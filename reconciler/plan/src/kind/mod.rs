@@ -62,7 +62,9 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
     }
     let verdict = verdict::decide(sandbox, fact, desired, actual, &mut list);
     let view = View { desired: sandbox, fact, actual, verdict };
-    snapshot::plan_taking(&view, desired, &mut list);
+    if snapshot::is_due(&view, true) {
+        snapshot::plan_taking(&view, desired, &mut list);
+    }
     for part in ORDER.iter().rev() {
         match part {
             Part::Disk => disk::plan_removal(&view, &mut list),
@@ -83,6 +85,9 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
             Part::Guest => guest::plan_addition(&view, &mut list),
             Part::Port => port::plan_addition(&view, &mut list),
         }
+    }
+    if snapshot::is_due(&view, false) {
+        snapshot::plan_taking(&view, desired, &mut list);
     }
     list
 }

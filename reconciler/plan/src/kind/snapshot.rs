@@ -3,11 +3,11 @@
 
 use super::View;
 use crate::action::Action;
-use crate::actual::{Actual, Seen, SnapshotFact};
+use crate::actual::{Actual, DiskFact, Seen, SnapshotFact};
 use crate::desired::{Desired, DesiredSandbox, DesiredSnapshot, Key, Life};
 use crate::plan::{List, Wait};
 use banger_wire::agent::{GuestState, Phase};
-use banger_wire::id::SnapshotId;
+use banger_wire::id::{Name, SnapshotId};
 
 /// The snapshot that a sandbox's disk begins from.
 pub(super) fn origin<'a>(sandbox: &DesiredSandbox, actual: &'a Actual) -> Option<&'a SnapshotFact> {
@@ -15,7 +15,36 @@ pub(super) fn origin<'a>(sandbox: &DesiredSandbox, actual: &'a Actual) -> Option
     actual.snapshots.get(&origin.snapshot).and_then(Seen::present)
 }
 
-/// Waits for the snapshot that a new disk begins from, or says that there will never be one.
+/// Why a disk has to be made anew of a snapshot. Nothing is destroyed for one that is not there.
+pub(super) fn replacement(
+    sandbox: &DesiredSandbox,
+    disk: &DiskFact,
+    actual: &Actual,
+    list: &mut List,
+) -> Option<String> {
+    let origin = sandbox.origin.as_ref().filter(|origin| disk.origin.as_ref() != Some(origin))?;
+    match actual.snapshots.get(&origin.snapshot) {
+        Some(Seen::Present(_)) => Some("it is put back to a snapshot (replace)".to_string()),
+        // It is taken first.
+        Some(Seen::Absent) => None,
+        Some(Seen::Unknown(_)) | None => {
+            list.blocked.extend(lost_origin(sandbox, actual));
+            None
+        }
+    }
+}
+
+/// Why a new disk cannot begin from a sandbox's snapshot, and never will.
+pub(super) fn lost_origin(sandbox: &DesiredSandbox, actual: &Actual) -> Option<String> {
+    let origin = sandbox.origin.as_ref()?;
+    match actual.snapshots.get(&origin.snapshot) {
+        Some(Seen::Present(_) | Seen::Absent) => None,
+        Some(Seen::Unknown(why)) => Some(format!("its snapshot cannot be told: {why}")),
+        None => Some("the snapshot that its disk begins from is gone".to_string()),
+    }
+}
+
+/// Waits for the snapshot that a new disk begins from.
 pub(super) fn wait_for_origin(
     sandbox: &DesiredSandbox,
     desired: &Desired,
@@ -23,14 +52,9 @@ pub(super) fn wait_for_origin(
     list: &mut List,
 ) {
     let Some(wanted) = &sandbox.origin else { return };
-    match actual.snapshots.get(&wanted.snapshot) {
-        Some(Seen::Present(_)) => {}
-        Some(Seen::Unknown(why)) => list.blocked.push(format!("its snapshot: {why}")),
-        Some(Seen::Absent) => {
-            let key = Key::Snapshot(wanted.snapshot.clone());
-            list.waits.push(Wait::For(key.clone(), desired.title(&key)));
-        }
-        None => list.blocked.push("the snapshot that it begins from is gone".to_string()),
+    if actual.snapshots.get(&wanted.snapshot).is_some_and(Seen::is_absent) {
+        let key = Key::Snapshot(wanted.snapshot.clone());
+        list.waits.push(Wait::For(key.clone(), desired.title(&key)));
     }
 }
 
@@ -43,10 +67,13 @@ pub(crate) fn plan_snapshot(
     let mut list = List::default();
     let there = actual.snapshots.get(id).unwrap_or(&Seen::Absent);
     match (snapshot.life, there) {
-        (_, Seen::Unknown(why)) => list.blocked.push(format!("cannot be told: {why}")),
-        (Life::Removed, Seen::Present(_)) => {
-            list.push(Action::RemoveSnapshot { snapshot: id.clone() }, "removed");
-        }
+        (Life::Wanted, Seen::Unknown(why)) => list.blocked.push(format!("cannot be told: {why}")),
+        // What is there of it goes, whatever that is; but not before whoever begins from it.
+        (Life::Removed, Seen::Present(_) | Seen::Unknown(_)) => match beginner(id, desired, actual)
+        {
+            Some(name) => list.blocked.push(format!("sandbox {name} is still to begin from it")),
+            None => list.push(Action::RemoveSnapshot { snapshot: id.clone() }, "removed"),
+        },
         (Life::Wanted, Seen::Absent) => {
             let of = desired.sandboxes.get(&snapshot.sandbox);
             match of.filter(|sandbox| sandbox.life == Life::Wanted) {
@@ -60,7 +87,34 @@ pub(crate) fn plan_snapshot(
     list
 }
 
-/// Takes what is to be taken of a sandbox, before anything else happens to it.
+/// Who should begin from a snapshot and has not yet, as far as can be told.
+fn beginner<'a>(id: &SnapshotId, desired: &'a Desired, actual: &Actual) -> Option<&'a Name> {
+    let wanted = desired.sandboxes.values().filter(|sandbox| sandbox.life == Life::Wanted);
+    let mut begin = wanted.filter(|sandbox| {
+        let disk = actual.sandboxes.get(&sandbox.id).and_then(|fact| fact.disk.present());
+        let has = disk.is_some_and(|disk| disk.origin == sandbox.origin);
+        sandbox.origin.as_ref().is_some_and(|origin| origin.snapshot == *id) && !has
+    });
+    begin.next().map(|sandbox| &sandbox.name)
+}
+
+/// When a sandbox's snapshots are taken: before its disk goes; else when nothing else is to be done about its machine, so that
+/// one that fails holds up nothing.
+pub(super) fn is_due(view: &View<'_>, first: bool) -> bool {
+    let verdict = &view.verdict;
+    let wanted = view.desired.life == Life::Wanted;
+    match first {
+        true => wanted && verdict.remove_disk.is_some(),
+        false => {
+            wanted
+                && verdict.remove_disk.is_none()
+                && verdict.stop.is_none()
+                && verdict.start.is_none()
+        }
+    }
+}
+
+/// Takes what is to be taken of a sandbox.
 pub(super) fn plan_taking(view: &View<'_>, desired: &Desired, list: &mut List) {
     let (sandbox, fact) = (view.desired, view.fact);
     let wanted = desired.snapshots.iter().filter(|(id, snapshot)| {
@@ -69,10 +123,12 @@ pub(super) fn plan_taking(view: &View<'_>, desired: &Desired, list: &mut List) {
             && view.actual.snapshots.get(*id).is_none_or(Seen::is_absent)
     });
     for (id, snapshot) in wanted {
-        let Some(_) = fact.disk.present() else {
-            list.blocked.push(format!("snapshot {}: it has no disk yet", snapshot.name));
+        // None is taken of a disk that is yet to be put back; but what goes may be kept before.
+        let is_own = |disk: &&DiskFact| sandbox.origin.is_none() || disk.origin == sandbox.origin;
+        let goes = view.verdict.remove_disk.is_some();
+        if fact.disk.present().filter(|disk| goes || is_own(disk)).is_none() {
             continue;
-        };
+        }
         let mut memory = false;
         if let Some(vmm) = fact.vmm.present() {
             let guest = fact.guest.present();

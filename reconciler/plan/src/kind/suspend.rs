@@ -22,7 +22,8 @@ pub(super) fn decide(fact: &SandboxFact, list: &mut List) -> Verdict {
         return ends("it is suspended", false);
     }
     if !vmm.can_suspend {
-        list.blocked.push("only a jailed Firecracker can be suspended".to_string());
+        list.blocked
+            .push("only a jailed Firecracker without a disk-rate can be suspended".to_string());
         return stay;
     }
     match fact.guest.present() {
@@ -43,7 +44,10 @@ pub(super) fn unfit(suspended: &SuspendedFact, boot: Option<&Boot>) -> Option<St
     if let Some(why) = &suspended.unusable {
         return Some(why.clone());
     }
-    let lines = boot.map(|boot| Boot::kept_differences(&suspended.boot, boot)).unwrap_or_default();
+    let kept = suspended.boot.as_ref();
+    let lines =
+        kept.zip(boot).map(|(kept, boot)| Boot::kept_differences(kept, boot, suspended.own));
+    let lines = lines.unwrap_or_default();
     (!lines.is_empty()).then(|| lines.join(", "))
 }
 

@@ -51,7 +51,11 @@ pub(crate) fn plan_memories(desired: &Desired, actual: &Actual) -> List {
         list.push(Action::DropMemory { memory: template.clone() }, cause);
     }
     let suspended = || actual.sandboxes.values().map(|fact| &fact.suspended);
-    let wanted = desired.snapshots.iter().filter(|(_, snapshot)| snapshot.life == Life::Wanted);
+    // One that is to go stays as long as its snapshot does.
+    let wanted = desired.snapshots.iter().filter(|(id, snapshot)| {
+        let gone = actual.snapshots.get(*id).is_none_or(Seen::is_absent);
+        snapshot.life == Life::Wanted || !gone
+    });
     let of_snapshots: BTreeSet<BootKey> = wanted.map(|(id, _)| memory_of(id)).collect();
     for memory in actual.memories.difference(&of_snapshots) {
         // What cannot be told may be this one.

@@ -28,6 +28,8 @@ pub struct Verdict {
     pub forget: Option<String>,
     /// Destroy the disk, and why.
     pub remove_disk: Option<String>,
+    /// Make it anew, though nothing starts.
+    pub makes_disk: bool,
     /// What would be started, as far as it is known.
     pub boot: Option<Boot>,
     /// How it is connected, when it runs.
@@ -53,9 +55,15 @@ pub(super) fn decide(
     }
     if sandbox.spec.mode == Mode::Stopped {
         let why = if sandbox.spec.kill { "it was killed" } else { "mode stopped" };
+        // A disk that is put back is put back at once, whether it runs or not.
+        let disk = fact.disk.present();
+        let back = disk.and_then(|disk| snapshot::replacement(sandbox, disk, actual, list));
         return Verdict {
             stop: fact.vmm.present().map(|_| why.to_string()),
             forget: kept.map(|_| why.to_string()),
+            makes_disk: back.is_some()
+                || fact.disk.is_absent() && snapshot::origin(sandbox, actual).is_some(),
+            remove_disk: back,
             ..Verdict::default()
         };
     }
@@ -103,7 +111,10 @@ pub(super) fn decide(
     if verdict.start.is_some() && (fact.disk.is_absent() || verdict.remove_disk.is_some()) {
         let from = snapshot::origin(sandbox, actual).and_then(|from| from.boot.as_ref());
         let fits = |from| {
-            verdict.boot.as_ref().is_some_and(|boot| Boot::kept_differences(from, boot).is_empty())
+            verdict
+                .boot
+                .as_ref()
+                .is_some_and(|boot| Boot::kept_differences(from, boot, false).is_empty())
         };
         verdict.wakes = from.is_some_and(fits) && backend == Backend::Firecracker;
     }
@@ -121,6 +132,11 @@ pub(super) fn decide(
     if let Some(why) = actual.backends.missing.get(&backend).filter(|_| verdict.start.is_some()) {
         // What runs is not stopped for a start that cannot be.
         list.blocked.push(format!("{backend} cannot run it here: {why}"));
+        return Verdict { nic: Some(nic), ..Verdict::default() };
+    }
+    let lost = || snapshot::lost_origin(sandbox, actual);
+    if let Some(why) = lost().filter(|_| fact.disk.is_absent() && verdict.start.is_some()) {
+        list.blocked.push(why);
         return Verdict { nic: Some(nic), ..Verdict::default() };
     }
     if verdict.start.is_some() {
@@ -156,11 +172,8 @@ fn replacement(
     list: &mut List,
 ) -> Option<String> {
     let disk = fact.disk.present()?;
-    if let Some(origin) = &sandbox.origin
-        && disk.origin.as_ref() != Some(origin)
-        && sandbox.consent
-    {
-        return Some("it is put back to a snapshot (replace)".to_string());
+    if let Some(why) = snapshot::replacement(sandbox, disk, actual, list) {
+        return Some(why);
     }
     let image = actual.images.get(&sandbox.image).and_then(Seen::present);
     // Another recipe for the same image is no reason.
@@ -238,6 +251,12 @@ fn reason_to_start(
     boot: Option<&Boot>,
     list: &mut List,
 ) -> Option<String> {
+    let kept = fact.suspended.present().filter(|kept| kept.unusable.is_none());
+    if let Some(kept) = kept
+        && suspend::unfit(kept, boot).is_none()
+    {
+        return Some("it was suspended".to_string());
+    }
     let Some(run) = fact.run.present() else { return Some("mode running".to_string()) };
     let same = run.boot.as_ref().is_some_and(|ran| boot.is_none_or(|wanted| ran == wanted));
     if !same {

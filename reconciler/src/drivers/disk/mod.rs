@@ -451,11 +451,14 @@ impl Files {
         let known: BTreeMap<&str, Vec<String>> = BTreeMap::from([
             ("sandboxes", desired.sandboxes.keys().map(ToString::to_string).collect()),
             ("volumes", desired.volumes.keys().map(|id| format!("{id}.ext4")).collect()),
+            ("snapshots", desired.snapshots.keys().map(ToString::to_string).collect()),
         ]);
         let mut foreign = Vec::new();
-        for (kind, folder) in
-            [("sandboxes", self.folders.sandboxes()), ("volumes", self.folders.volumes())]
-        {
+        for (kind, folder) in [
+            ("sandboxes", self.folders.sandboxes()),
+            ("volumes", self.folders.volumes()),
+            ("snapshots", self.folders.snapshots()),
+        ] {
             let strange =
                 names(folder.clone()).into_iter().filter(|name| !known[kind].contains(name));
             foreign.extend(strange.map(|name| folder.join(name).display().to_string()));

@@ -38,7 +38,7 @@ impl World {
         if let Some(boot) = memory.clone() {
             let runs = self.disk_runs.get(id).copied().unwrap_or_default();
             let memory = memory_of(&origin.snapshot);
-            self.suspended.insert(id.clone(), SimRecord { memory, boot, runs });
+            self.suspended.insert(id.clone(), SimRecord { memory, boot, runs, own: false });
         }
         self.disk_runs.entry(id.clone()).or_default();
     }
@@ -93,7 +93,8 @@ impl Vmm for Sim {
                 let changed = world.disk_runs.get(id) != Some(&record.runs);
                 SuspendedFact {
                     memory: record.memory.clone(),
-                    boot: record.boot.clone(),
+                    boot: Some(record.boot.clone()),
+                    own: record.own,
                     unusable: (gone || changed).then(|| "it does not fit".to_string()),
                 }
             });
@@ -150,7 +151,8 @@ impl Vmm for Sim {
             let runs = world.disk_runs[sandbox];
             let vmm = world.vmms.get_mut(sandbox).expect("it runs");
             vmm.paused = true;
-            let record = SimRecord { memory: memory.clone(), boot: vmm.boot.clone(), runs };
+            let (memory, boot) = (memory.clone(), vmm.boot.clone());
+            let record = SimRecord { memory, boot, runs, own: true };
             let before = world.suspended.insert(sandbox.clone(), record);
             assert!(before.is_none(), "an old memory was given up");
             changed(true)

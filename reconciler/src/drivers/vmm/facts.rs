@@ -169,7 +169,10 @@ impl Processes {
                 && started.backend == Backend::Firecracker
                 && started.from.is_none()
                 && self.lacks_template(&jail.sandbox, templates),
-            can_suspend: was_started && started.backend == Backend::Firecracker,
+            // Writes that a rate holds back may come after the memory was kept.
+            can_suspend: was_started
+                && started.backend == Backend::Firecracker
+                && self.recorded(&jail.sandbox).is_some_and(|boot| boot.rates.0.is_none()),
             is_suspended: self.is_suspended(&jail.sandbox, kept),
         })
     }

@@ -356,11 +356,6 @@ async fn load(api: &mut Api, start: &Start<'_>, install: &InstallId) -> Result<(
     api.put("/snapshot/load", &load).await
 }
 
-/// Lets a machine stand still.
-pub(super) async fn stand_still(helper: &Helper, id: &SandboxId) -> Result<(), Fault> {
-    Api::open(helper, id).await?.set_running(false).await
-}
-
 /// Writes a machine down in its jail. It stands still afterwards.
 pub(super) async fn write_down(helper: &Helper, id: &SandboxId) -> Result<(), Fault> {
     let mut api = Api::open(helper, id).await?;

@@ -21,6 +21,7 @@ use crate::folders::{self, Folders};
 use crate::helper::Helper;
 use crate::host::{self, Acceleration};
 use crate::process::{self, Held, Marked};
+use crate::snapshots;
 use async_trait::async_trait;
 use banger_plan::actual::Backends;
 use banger_plan::boot::Boot;
@@ -278,7 +279,8 @@ impl Processes {
         let helper = self.helper.as_ref().ok_or_else(|| Fault::host("there is no helper"))?;
         let _still = self.stand_still(start.id)?;
         std::fs::write(start.run.join(WOKEN), b"").during(|| "recording a start".into())?;
-        self.launch(start).await?;
+        let hint = "to boot it without its memory: banger vm stop, then banger vm start";
+        self.launch(start).await.map_err(|fault| fault.hint(hint))?;
         self.forget_record(start.id)?;
         firecracker::go_on(helper, start.id).await?;
         folders::remove(&start.run.join(PAUSED))?;
@@ -294,7 +296,10 @@ impl Processes {
         match jail.started.and_then(|started| started.from).filter(|_| !woken) {
             Some(template) if silent => {
                 tracing::warn!("{id} did not come up from its template, which is dropped");
-                self.drop_memory(&template).await.map(drop)
+                if let Err(fault) = self.drop_memory(&template).await {
+                    tracing::warn!("{id}: {}", fault.problem().message);
+                }
+                Ok(())
             }
             Some(_) | None => Ok(()),
         }
@@ -394,6 +399,10 @@ impl Vmm for Processes {
             &serde_json::to_vec(boot).expect("plain values encode"),
         )?;
         let wakes = begin == Begin::Memory;
+        if !wakes {
+            // Whoever boots is past every memory.
+            self.forget_record(id)?;
+        }
         let mut start = Start { id, machine, files, run: &run, wakes };
         if wakes {
             return self.wake(&start).await;
@@ -432,7 +441,7 @@ impl Vmm for Processes {
     }
 
     async fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<Outcome, Fault> {
-        let removed = folders::remove_tree(&self.folders.snapshot(snapshot))?;
+        let removed = snapshots::remove(&self.folders, snapshot)?;
         Ok(if removed { Outcome::Changed } else { Outcome::Unchanged })
     }
 

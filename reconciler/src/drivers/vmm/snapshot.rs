@@ -10,11 +10,12 @@ use crate::snapshots;
 use crate::vsock;
 use crate::way::Way;
 use banger_plan::actual::Seen;
+use banger_plan::admit::LEAST_FREE_MIB;
 use banger_plan::snapshot::memory_of;
 use banger_wire::agent::Request;
+use banger_wire::derive::Role;
 use banger_wire::frame::Kind;
 use banger_wire::id::{SandboxId, SnapshotId};
-use banger_wire::machine::Backend;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ impl Processes {
         let stat = nix::sys::statvfs::statvfs(self.folders.state())
             .during(|| "looking at the space that is left".into())?;
         let free = stat.blocks_available() * stat.fragment_size();
-        if free < needed + (banger_plan::admit::LEAST_FREE_MIB << 20) {
+        if free < needed + (LEAST_FREE_MIB << 20) {
             let message = format!("a copy of its disk needs {} MiB", needed >> 20);
             return Err(Fault::user(message).hint("free some space; nothing was changed"));
         }
@@ -65,24 +66,31 @@ impl Processes {
         (disk, beside): (&PathBuf, &PathBuf),
     ) -> Result<(), Fault> {
         let (from, to) = (disk.clone(), beside.clone());
-        let copy = move || snapshots::copy(&from, &to);
-        let jailed = self.jailed(sandbox)?.filter(|jail| !jail.living.is_empty());
-        let backend = jailed.and_then(|jail| jail.started).map(|started| started.backend);
-        let marked = !self.marked(sandbox)?.is_empty();
+        let workspace = self.folders.workspace(sandbox);
+        let copy = move || snapshots::copy(&from, &workspace, &to);
+        // What still serves a machine that ended writes nothing.
+        let jailed = self.jailed(sandbox)?;
+        let jailed = jailed.filter(|jail| jail.living.iter().any(|process| !process.vsock));
+        let marked = self.marked(sandbox)?;
+        let runs = jailed.is_some() || marked.iter().any(|process| process.role == Role::Vmm);
         let mut kept = None;
-        match (backend, &self.helper) {
-            (Some(Backend::Firecracker), Some(helper)) => {
+        if let Some(helper) = &self.helper {
+            // What an earlier try kept is of another moment.
+            helper.drop_memory(memory_of(id))?;
+        }
+        match (memory, &self.helper) {
+            (true, Some(helper)) if jailed.is_some() => {
                 let _still = self.stand_still(sandbox)?;
-                let written = self.write_beside(helper, id, sandbox, memory, copy).await;
+                let written = self.write_beside(helper, id, sandbox, copy).await;
                 firecracker::go_on(helper, sandbox).await?;
                 folders::remove(&self.folders.vm(sandbox).join(PAUSED))?;
                 written?;
-                let boot = self.recorded(sandbox).filter(|_| memory);
+                let boot = self.recorded(sandbox);
                 kept = boot.map(|boot| (boot, self.templates.processor().clone()));
             }
-            (None, _) if !marked => blocking(copy).await?,
-            // What runs it cannot stand still for us: the guest holds its disk.
-            (Some(_) | None, _) => self.hold_and_copy(sandbox, copy).await?,
+            _ if !runs => blocking(copy).await?,
+            // The guest lets nobody write, and all that was written is on the disk.
+            _ => self.hold_and_copy(sandbox, copy).await?,
         }
         let (folders, id, beside) = (self.folders.clone(), id.clone(), beside.clone());
         blocking(move || snapshots::finish(&folders, &id, &beside, kept)).await
@@ -93,19 +101,16 @@ impl Processes {
         helper: &Helper,
         id: &SnapshotId,
         sandbox: &SandboxId,
-        memory: bool,
         copy: impl FnOnce() -> Result<(), Fault> + Send + 'static,
     ) -> Result<(), Fault> {
-        if !memory {
-            firecracker::stand_still(helper, sandbox).await?;
-            return blocking(copy).await;
-        }
         let boot = self.recorded(sandbox).ok_or_else(|| Fault::host("there is no run"))?;
-        // What an earlier try kept is of another moment.
-        helper.drop_memory(memory_of(id))?;
-        firecracker::write_down(helper, sandbox).await?;
+        self.write_down(helper, sandbox, &boot).await?;
         blocking(copy).await?;
-        helper.keep_memory(sandbox, memory_of(id), self.memory_made_of(&boot)).map(drop)
+        match helper.keep_memory(sandbox, memory_of(id), self.memory_made_of(&boot))? {
+            Outcome::Changed => Ok(()),
+            // A helper that was still at it when its daemon ended: what it kept is not of this moment.
+            Outcome::Unchanged => Err(Fault::host("an older memory was in the way")),
+        }
     }
 
     /// Copies while the guest lets nobody write. A copy of a time in which somebody did is none.

@@ -7,7 +7,9 @@
 use super::{PAUSED, Processes, firecracker};
 use crate::fault::{During, Fault};
 use crate::folders::{self, Folders};
+use crate::helper::{self, Helper};
 use banger_plan::actual::{Seen, SuspendedFact};
+use banger_plan::admit::LEAST_FREE_MIB;
 use banger_plan::boot::Boot;
 use banger_plan::recipe;
 use banger_wire::helper::{Memory, MemoryOf, Purpose};
@@ -35,6 +37,8 @@ pub(super) struct Record {
     processor: Digest,
     /// Its disks, without the image.
     disks: Vec<Stamp>,
+    /// Whether it is the sandbox's own, and not a snapshot's.
+    own: bool,
 }
 
 /// What a disk is like that nobody wrote to since.
@@ -45,6 +49,14 @@ struct Stamp {
     size: u64,
     /// Seconds and nanoseconds since 1970.
     modified: (i64, i64),
+}
+
+/// Why a record says nothing.
+enum Unread {
+    /// It could not be read.
+    Not(String),
+    /// It is no record of ours.
+    Strange(String),
 }
 
 /// The memories of guests that the helper has, or why it cannot tell.
@@ -83,9 +95,9 @@ pub(crate) fn record(
     memory: BootKey,
     boot: Boot,
     processor: Digest,
-    disks: &[PathBuf],
+    (disks, own): (&[PathBuf], bool),
 ) -> Result<(), Fault> {
-    let record = Record { memory, boot, processor, disks: stamps(disks)? };
+    let record = Record { memory, boot, processor, disks: stamps(disks)?, own };
     let bytes = serde_json::to_vec(&record).expect("plain values encode");
     folders::write_whole(&folders.sandbox(sandbox).join(RECORD), &bytes)
 }
@@ -106,13 +118,13 @@ impl Processes {
         self.folders.sandbox(id).join(RECORD)
     }
 
-    fn read_record(&self, id: &SandboxId) -> Result<Option<Record>, String> {
+    fn read_record(&self, id: &SandboxId) -> Result<Option<Record>, Unread> {
         match fs::read(self.record(id)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(Unread::Not(error.to_string())),
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
-                .map_err(|error| format!("the record of its memory: {error}")),
+                .map_err(|error| Unread::Strange(error.to_string())),
         }
     }
 
@@ -130,7 +142,12 @@ impl Processes {
     pub(super) fn suspended_fact(&self, id: &SandboxId, kept: &Kept<'_>) -> Seen<SuspendedFact> {
         let record = match (self.read_record(id), &kept.0) {
             (Ok(None), _) => return Seen::Absent,
-            (Err(why), _) => return Seen::Unknown(why),
+            (Err(Unread::Not(why)), _) => return Seen::Unknown(why),
+            (Err(Unread::Strange(why)), _) => {
+                let (memory, boot) = (fresh(id), None);
+                let unusable = Some(format!("the record of its memory cannot be read: {why}"));
+                return Seen::Present(SuspendedFact { memory, boot, own: true, unusable });
+            }
             (_, Err(why)) => return Seen::Unknown((*why).to_string()),
             (Ok(Some(record)), Ok(_)) => record,
         };
@@ -140,7 +157,8 @@ impl Processes {
         } else {
             Some("its memory is gone".to_string())
         };
-        Seen::Present(SuspendedFact { memory: record.memory, boot: record.boot, unusable })
+        let Record { memory, boot, own, .. } = record;
+        Seen::Present(SuspendedFact { memory, boot: Some(boot), own, unusable })
     }
 
     /// Whether a machine stands still because its memory was kept.
@@ -152,7 +170,10 @@ impl Processes {
 
     /// What a sandbox is to go on from.
     pub(super) fn memory_of(&self, id: &SandboxId) -> Result<BootKey, Fault> {
-        let record = self.read_record(id).map_err(Fault::host)?;
+        let unread = |error| match error {
+            Unread::Not(why) | Unread::Strange(why) => Fault::host(why),
+        };
+        let record = self.read_record(id).map_err(unread)?;
         let record = record.ok_or_else(|| Fault::host("its memory was given up"))?;
         match self.unusable(id, &record)? {
             Some(why) => Err(Fault::host(why)),
@@ -169,11 +190,38 @@ impl Processes {
     pub(super) async fn keep(&self, id: &SandboxId) -> Result<(), Fault> {
         let helper = self.helper.as_ref().ok_or_else(|| Fault::host("there is no helper"))?;
         let boot = self.recorded(id).ok_or_else(|| Fault::host("there is no run"))?;
-        firecracker::write_down(helper, id).await?;
+        self.write_down(helper, id, &boot).await?;
         let (memory, of) = (fresh(id), self.memory_made_of(&boot));
         let (processor, disks) = (self.templates.processor().clone(), self.disks(&boot)?);
-        record(&self.folders, id, memory.clone(), boot, processor, &disks[1..])?;
+        record(&self.folders, id, memory.clone(), boot, processor, (&disks[1..], true))?;
         helper.keep_memory(id, memory, of).map(drop)
+    }
+
+    /// Writes a guest's memory down in its jail, where there is room for that and for what is kept of it.
+    pub(super) async fn write_down(
+        &self,
+        helper: &Helper,
+        id: &SandboxId,
+        boot: &Boot,
+    ) -> Result<(), Fault> {
+        let needed = 2 * boot.memory.get() + LEAST_FREE_MIB;
+        let jails = helper::jails_folder();
+        let stat = nix::sys::statvfs::statvfs(&jails).during(|| "looking at the jails".into())?;
+        let free = (stat.blocks_available() * stat.fragment_size()) >> 20;
+        if free < needed {
+            let place = jails.display();
+            let message =
+                format!("keeping its memory needs {needed} MiB at {place}, {free} are free");
+            return Err(Fault::user(message).hint("free some space; it goes on meanwhile"));
+        }
+        let written = firecracker::write_down(helper, id).await;
+        if written.is_err() {
+            // What was written leaves the jail by the one way out that there is.
+            let memory = fresh(id);
+            let _ = helper.keep_memory(id, memory.clone(), self.memory_made_of(boot));
+            let _ = helper.drop_memory(memory);
+        }
+        written
     }
 
     pub(super) fn memory_made_of(&self, boot: &Boot) -> MemoryOf {
@@ -197,7 +245,8 @@ impl Processes {
         let Some(hold) = self.still.clone().by(id) else { return };
         // What was kept may have been listed before somebody kept this one.
         let now = helper.memories().map_err(|fault| fault.problem().message);
-        if now.is_err() || self.is_suspended(id, &Kept::of(&now)) {
+        let ended = !paused.exists();
+        if ended || now.is_err() || self.is_suspended(id, &Kept::of(&now)) {
             return;
         }
         let (id, record) = (id.clone(), self.record(id));
