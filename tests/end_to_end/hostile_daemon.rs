@@ -4,8 +4,8 @@
 use super::owner::{Ground, Lent, Owner, assert_same, census, machine};
 use crate::helper::Helper;
 use banger_wire::derive;
-use banger_wire::helper::{Line, PROTOCOL, Reply, Request};
-use banger_wire::id::{InstallId, SandboxId};
+use banger_wire::helper::{Line, MemoryOf, PROTOCOL, Purpose, Reply, Request};
+use banger_wire::id::{Digest, InstallId, SandboxId};
 use banger_wire::machine::{Backend, BootKey, Card, Machine};
 use banger_wire::net::{Egress, HostNumber, Policy, PolicyPort, Subnet};
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, memfd_create, mknodat, open};
@@ -25,6 +25,10 @@ const LINES: [Line; 7] =
 
 fn sandbox(n: u128) -> SandboxId {
     SandboxId::from_bits(n)
+}
+
+fn key() -> BootKey {
+    BootKey::try_from("0123456789abcdef".to_string()).expect("good")
 }
 
 /// The attacker, and what it has tried.
@@ -83,6 +87,14 @@ impl Attack<'_> {
             let request = Request::VmEnd { sandbox: sandbox.clone(), kill };
             self.ask(&format!("{whose}: end, {kill}"), &request, &[]);
         }
+        for purpose in [Purpose::Template, Purpose::Guest] {
+            let digest = Digest::from_bytes(&[7; 32]);
+            let (kernel, image, programs) = (digest.clone(), digest.clone(), digest);
+            let of = MemoryOf { purpose, kernel, image, programs };
+            let (sandbox, memory) = (sandbox.clone(), key());
+            let request = Request::MemoryKeep { sandbox, memory, of };
+            self.ask(&format!("{whose}: keep its memory, {purpose:?}"), &request, &[]);
+        }
         self.ask(&format!("{whose}: list"), &Request::VmList { after: None }, &[]);
         self.ask(&format!("{whose}: remove"), &Request::VmRemove { sandbox: sandbox.clone() }, &[]);
     }
@@ -131,6 +143,17 @@ fn a_hostile_daemon_gains_nothing() {
         // They would share one cgroup.
         attack.start_as(8, "start another installation's");
     }
+    // A memory that the victim has kept: it is told of to nobody else, and nobody else drops it.
+    let kept = ground.jails().join(format!("{VICTIM}-{}-memories", victim.install));
+    let kept = kept.join(key().as_str());
+    fs::create_dir_all(&kept).expect("a folder");
+    for name in ["record", "state", "memory"] {
+        fs::write(kept.join(name), "{}").expect("writes");
+    }
+    attack.ask("list another owner's memories", &Request::MemoryList {}, &[]);
+    attack.ask("drop another owner's memory", &Request::MemoryDrop { memory: key() }, &[]);
+    assert!(fs::read_dir(&kept).expect("reads").count() == 3, "it is still there");
+    fs::remove_dir_all(kept.parent().expect("above")).expect("removes");
     planted(&mut attack, &ground);
     network(&mut attack);
     strangers(&mut attack);
@@ -204,6 +227,9 @@ fn messages(attack: &mut Attack<'_>) {
         r#"{"op":"vm-open","sandbox":"00000000000000000000000005","what":"/etc/shadow"}"#,
         r#"{"op":"vm-end","sandbox":"00000000000000000000000005","kill":1}"#,
         r#"{"op":"vm-remove"}"#,
+        r#"{"op":"memory-drop","memory":"../../../../etc"}"#,
+        r#"{"op":"memory-drop","memory":"0123456789abcde/"}"#,
+        r#"{"op":"memory-list","uid":0}"#,
         "\u{feff}{\"op\":\"vm-list\",\"after\":null}",
         "// {\"op\":\"vm-list\"}",
     ]
@@ -255,7 +281,6 @@ fn messages(attack: &mut Attack<'_>) {
 }
 
 fn machines(attack: &mut Attack<'_>) {
-    let key = BootKey::try_from("0123456789abcdef".to_string()).expect("good");
     let bad = [
         Machine { cpus: 0, ..machine() },
         Machine { cpus: 33, ..machine() },
@@ -269,7 +294,7 @@ fn machines(attack: &mut Attack<'_>) {
         Machine { read_only: u16::MAX, ..machine() },
         Machine { backend: Backend::Firecracker, ..machine() },
         Machine { backend: Backend::Firecracker, kvm: true, card: Card::User, ..machine() },
-        Machine { from: Some(key), ..machine() },
+        Machine { from: Some(key()), ..machine() },
         Machine { card: Card::Tap, ..machine() },
     ];
     for (index, machine) in bad.into_iter().enumerate() {
