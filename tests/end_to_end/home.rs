@@ -263,13 +263,30 @@ impl Home {
         let limit = if kernel_of_this_host().is_some() { limit * 6 } else { limit };
         let start = Instant::now();
         while !so(self) {
-            assert!(start.elapsed() < limit, "{what} did not come in {limit:?}\n{}", self.log());
+            assert!(
+                start.elapsed() < limit,
+                "{what} did not come in {limit:?}\n{}{}",
+                self.log(),
+                self.consoles()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("state/bangerd.log")).unwrap_or_default()
+    }
+
+    /// The end of what each guest wrote to its console: where one stands still is seen there.
+    fn consoles(&self) -> String {
+        let all = fs::read_dir(self.folder.join("state/sandboxes")).into_iter().flatten().flatten();
+        let end = |folder: PathBuf| {
+            let text = fs::read(folder.join("console")).unwrap_or_default();
+            let text =
+                String::from_utf8_lossy(&text[text.len().saturating_sub(600)..]).into_owned();
+            format!("--- the console of {}\n{text}\n", folder.display())
+        };
+        all.map(|entry| end(entry.path())).collect()
     }
 
     /// The running daemon's process.
