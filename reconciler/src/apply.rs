@@ -90,7 +90,9 @@ pub async fn apply(
         Action::TakeSnapshot { snapshot, sandbox, memory, .. } => {
             vmm.take_snapshot(snapshot, sandbox, *memory).await
         }
-        Action::RemoveSnapshot { snapshot } => vmm.remove_snapshot(snapshot).await,
+        Action::RemoveSnapshot { snapshot } => {
+            disk.remove(&DiskRemoval::Snapshot(snapshot.clone())).await
+        }
         Action::ForgetMemory { sandbox } => vmm.forget_memory(sandbox).await,
         Action::StopVmm { sandbox, kill } => vmm.stop(sandbox, *kill).await,
         Action::RemoveRun { sandbox } => vmm.remove_run(sandbox).await,

@@ -110,6 +110,8 @@ pub enum DiskRemoval {
     Volume(VolumeId),
     /// A sandbox's own disk with its data.
     Sandbox(SandboxId),
+    /// A snapshot with its data. Its memory is not on disk, but the helper's.
+    Snapshot(SnapshotId),
 }
 
 /// Images, kernels and disks.
@@ -194,8 +196,6 @@ pub trait Vmm: Send + Sync {
         sandbox: &SandboxId,
         memory: bool,
     ) -> Result<Outcome, Fault>;
-    /// Removes a snapshot.
-    async fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<Outcome, Fault>;
     /// Gives up the memory that a sandbox would go on from.
     async fn forget_memory(&self, sandbox: &SandboxId) -> Result<Outcome, Fault>;
     /// Keeps the memory of a guest that waits for its identity. What fails is only said.

@@ -298,6 +298,7 @@ impl Disk for Sim {
                 assert!(!world.vmms.values().any(open), "no VMM has the volume open");
                 changed(world.volumes.remove(id).is_some())
             }
+            DiskRemoval::Snapshot(id) => changed(world.snapshots.remove(id).is_some()),
             DiskRemoval::Sandbox(id) => {
                 assert!(!world.vmms.contains_key(id), "no VMM has the disk open");
                 world.workspaces.remove(id);

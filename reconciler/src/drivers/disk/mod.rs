@@ -402,13 +402,14 @@ impl Disk for Files {
             DiskRemoval::Sandbox(id) => {
                 let content = self.own_disk(id).present().map(|(_, fact)| fact.content.clone());
                 let removed = folders::remove_tree(&self.folders.sandbox(id))?;
-                if let Some(content) = content {
-                    self.sweep(
-                        &self.folders.images(),
-                        |content| self.folders.image(content),
-                        &content,
-                    )?;
-                }
+                self.sweep_image(content.as_ref())?;
+                removed
+            }
+            DiskRemoval::Snapshot(id) => {
+                let disk = disk_in(&self.folders.snapshot(id));
+                let content = disk.present().map(|(_, fact)| fact.content.clone());
+                let removed = snapshots::remove(&self.folders, id)?;
+                self.sweep_image(content.as_ref())?;
                 removed
             }
             DiskRemoval::Image(recipe) => {
@@ -427,6 +428,12 @@ impl Disk for Files {
 }
 
 impl Files {
+    /// Removes an image that nothing lies above any more.
+    fn sweep_image(&self, content: Option<&Digest>) -> Result<(), Fault> {
+        let of = |content: &Digest| self.folders.image(content);
+        content.map_or(Ok(()), |content| self.sweep(&self.folders.images(), of, content))
+    }
+
     fn remove_made(
         &self,
         kind: &Path,

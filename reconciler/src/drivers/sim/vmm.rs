@@ -183,10 +183,6 @@ impl Vmm for Sim {
         })
     }
 
-    async fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<Outcome, Fault> {
-        self.effect("remove snapshot", |world| changed(world.snapshots.remove(snapshot).is_some()))
-    }
-
     async fn forget_memory(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
         self.effect("forget", |world| changed(world.suspended.remove(sandbox).is_some()))
     }

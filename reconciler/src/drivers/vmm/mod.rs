@@ -21,7 +21,6 @@ use crate::folders::{self, Folders};
 use crate::helper::Helper;
 use crate::host::{self, Acceleration};
 use crate::process::{self, Held, Marked};
-use crate::snapshots;
 use async_trait::async_trait;
 use banger_plan::actual::Backends;
 use banger_plan::boot::Boot;
@@ -438,11 +437,6 @@ impl Vmm for Processes {
         memory: bool,
     ) -> Result<Outcome, Fault> {
         self.take(snapshot, sandbox, memory).await
-    }
-
-    async fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<Outcome, Fault> {
-        let removed = snapshots::remove(&self.folders, snapshot)?;
-        Ok(if removed { Outcome::Changed } else { Outcome::Unchanged })
     }
 
     async fn forget_memory(&self, sandbox: &SandboxId) -> Result<Outcome, Fault> {
