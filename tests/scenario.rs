@@ -510,6 +510,14 @@ fn snapshots_and_forks() {
             Do::ApplyWithConsent(&running),
             Do::Tick,
             Do::Converge,
+            // What goes is kept before, whether its guest answers or not.
+            Do::Silence("web"),
+            Do::Command("snapshot web s4"),
+            Do::Tick,
+            Do::Command("restore web s2"),
+            Do::Tick,
+            Do::Converge,
+            Do::Command("drop s4"),
             // Another image begins empty.
             Do::ApplyWithConsent(other),
             Do::Tick,

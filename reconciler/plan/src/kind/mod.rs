@@ -62,12 +62,14 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
     }
     let verdict = verdict::decide(sandbox, fact, desired, actual, &mut list);
     let view = View { desired: sandbox, fact, actual, verdict };
-    if snapshot::is_due(&view, true) {
-        snapshot::plan_taking(&view, desired, &mut list);
-    }
     for part in ORDER.iter().rev() {
         match part {
-            Part::Disk => disk::plan_removal(&view, &mut list),
+            Part::Disk => {
+                if snapshot::is_due(&view, true) {
+                    snapshot::plan_taking(&view, desired, &mut list);
+                }
+                disk::plan_removal(&view, &mut list);
+            }
             Part::Tap => tap::plan_removal(&view, &mut list),
             Part::Vmm => vmm::plan_removal(&view, &mut list),
             Part::Guest => {

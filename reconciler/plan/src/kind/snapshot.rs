@@ -130,7 +130,9 @@ pub(super) fn plan_taking(view: &View<'_>, desired: &Desired, list: &mut List) {
             continue;
         }
         let mut memory = false;
-        if let Some(vmm) = fact.vmm.present() {
+        // Whoever ends has ended by then.
+        let ends = view.verdict.stop.is_some();
+        if let Some(vmm) = fact.vmm.present().filter(|_| !ends) {
             let guest = fact.guest.present();
             let can_say = |guest: &GuestState| {
                 guest.generation.0 > 0 && guest.phase != Phase::Leaving && !vmm.is_suspended
