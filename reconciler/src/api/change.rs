@@ -92,6 +92,9 @@ pub(super) async fn edit(
     if let Edit::Suspend { name } = &command {
         can_suspend(&context, &project, name)?;
     }
+    if let Edit::Restore { snapshot, .. } | Edit::Fork { snapshot, .. } = &command {
+        is_taken(&context, &project, snapshot)?;
+    }
     let ended = match &command {
         Edit::Start { name } => has_ended(&context, &project, name),
         Edit::Create { .. }
@@ -191,6 +194,22 @@ fn can_suspend(context: &Context, project: &Name, name: &Name) -> Result<(), Ref
         format!("sandbox {name} cannot be suspended: that needs Firecracker, and no disk-rate");
     let hints = vec!["to stop it in order: banger vm stop".to_string()];
     Err(Problem { hints, ..problem(ProblemKind::Refused, message) }.into())
+}
+
+/// Nothing can begin from what is not there yet.
+fn is_taken(context: &Context, project: &Name, name: &Name) -> Result<(), Refusal> {
+    let pass = context.engine.snapshots().borrow().clone();
+    let desired = context.engine.desired();
+    let found =
+        snapshot::find(&desired, project, name).map(|(id, _)| pass.actual.snapshots.get(id));
+    match found {
+        Some(fact) if fact.is_none_or(|fact| fact.present().is_none()) => {
+            let message = format!("snapshot {name} is not taken yet");
+            Err(problem(ProblemKind::Refused, message).into())
+        }
+        // That there is none of that name is said where the command is carried out.
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Whether a sandbox that should run does not, because it ended by itself.

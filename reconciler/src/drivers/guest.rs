@@ -140,11 +140,12 @@ impl Guest for VsockGuest {
     async fn identify(&self, sandbox: &SandboxId, identity: Identity) -> Result<Outcome, Fault> {
         let generation = identity.generation;
         let woken = self.folders.vm(sandbox).join(super::vmm::WOKEN);
-        let live = !woken.exists() && self.folders.vm(sandbox).join(super::vmm::NAMED).exists();
+        let mut said = self.said(sandbox);
+        let told = said.as_ref().and_then(|said| said.borrow().clone());
+        let live = !woken.exists() && told.is_some_and(|said| said.generation.0 > 0);
         // A live change tells a guest nothing that an older agent would not understand.
         let whose = identity.sandbox.clone().filter(|_| !live);
         let identity = Identity { woken: woken.exists(), sandbox: whose, ..identity };
-        let mut said = self.said(sandbox);
         // Written first: a memory that may have been told who it is, is nobody else's.
         let named = self.folders.vm(sandbox).join(super::vmm::NAMED);
         std::fs::write(&named, b"").during(|| format!("writing {}", named.display()))?;

@@ -84,8 +84,9 @@ async fn take_one(
             // What failed is not wanted any more: it would be tried for ever.
             drop_it(client, project, snapshot).await?;
             outcome?;
-            let message = format!("snapshot {snapshot} could not be taken: {name} has no disk yet");
-            Err(Failure::new(FAILED, message).hint("start it first: banger vm start").into())
+            let message = format!("snapshot {snapshot} of {name} could not be taken");
+            let hint = "a sandbox needs a disk and, if it runs, a guest that answers: banger ps";
+            Err(Failure::new(FAILED, message).hint(hint).into())
         }
     }
 }

@@ -15,23 +15,15 @@ pub(super) fn origin<'a>(sandbox: &DesiredSandbox, actual: &'a Actual) -> Option
     actual.snapshots.get(&origin.snapshot).and_then(Seen::present)
 }
 
-/// Why a disk has to be made anew of a snapshot. Nothing is destroyed for one that is not there.
+/// Why a disk has to be made anew of a snapshot. Nothing is destroyed for one that is not there: the disk stays in use.
 pub(super) fn replacement(
     sandbox: &DesiredSandbox,
     disk: &DiskFact,
     actual: &Actual,
-    list: &mut List,
 ) -> Option<String> {
     let origin = sandbox.origin.as_ref().filter(|origin| disk.origin.as_ref() != Some(origin))?;
-    match actual.snapshots.get(&origin.snapshot) {
-        Some(Seen::Present(_)) => Some("it is put back to a snapshot (replace)".to_string()),
-        // It is taken first.
-        Some(Seen::Absent) => None,
-        Some(Seen::Unknown(_)) | None => {
-            list.blocked.extend(lost_origin(sandbox, actual));
-            None
-        }
-    }
+    let there = actual.snapshots.get(&origin.snapshot).and_then(Seen::present);
+    there.map(|_| "it is put back to a snapshot (replace)".to_string())
 }
 
 /// Why a new disk cannot begin from a sandbox's snapshot, and never will.
@@ -124,7 +116,10 @@ pub(super) fn plan_taking(view: &View<'_>, desired: &Desired, list: &mut List) {
     });
     for (id, snapshot) in wanted {
         // None is taken of a disk that is yet to be put back; but what goes may be kept before.
-        let is_own = |disk: &&DiskFact| sandbox.origin.is_none() || disk.origin == sandbox.origin;
+        let is_own = |disk: &&DiskFact| {
+            let origin = sandbox.origin.as_ref();
+            origin.is_none_or(|origin| origin.snapshot == *id) || disk.origin == sandbox.origin
+        };
         let goes = view.verdict.remove_disk.is_some();
         if fact.disk.present().filter(|disk| goes || is_own(disk)).is_none() {
             continue;

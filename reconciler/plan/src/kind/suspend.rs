@@ -27,8 +27,11 @@ pub(super) fn decide(fact: &SandboxFact, list: &mut List) -> Verdict {
         return stay;
     }
     match fact.guest.present() {
-        // Nobody's memory is worth keeping, nor that of a guest that is on its way out.
-        Some(guest) if guest.generation.0 == 0 || guest.phase == Phase::Leaving => {
+        // Nobody's memory is worth keeping, nor that of a guest that is on its way out. One that only just goes on from its
+        // memory is somebody, though it was not told who it is since.
+        Some(guest)
+            if matches!(guest.phase, Phase::Waiting | Phase::Identifying | Phase::Leaving) =>
+        {
             ends("mode suspended", false)
         }
         Some(_) => ends("mode suspended", true),

@@ -57,10 +57,11 @@ pub(super) fn decide(
         let why = if sandbox.spec.kill { "it was killed" } else { "mode stopped" };
         // A disk that is put back is put back at once, whether it runs or not.
         let disk = fact.disk.present();
-        let back = disk.and_then(|disk| snapshot::replacement(sandbox, disk, actual, list));
+        let back = disk.and_then(|disk| snapshot::replacement(sandbox, disk, actual));
         return Verdict {
             stop: fact.vmm.present().map(|_| why.to_string()),
-            forget: kept.map(|_| why.to_string()),
+            // What a snapshot brought is gone on from at the next start.
+            forget: kept.filter(|kept| kept.own).map(|_| why.to_string()),
             makes_disk: back.is_some()
                 || fact.disk.is_absent() && snapshot::origin(sandbox, actual).is_some(),
             remove_disk: back,
@@ -68,6 +69,12 @@ pub(super) fn decide(
         };
     }
     if sandbox.spec.mode == Mode::Suspended {
+        let back = fact.disk.present().filter(|_| fact.vmm.is_absent());
+        let back = back.and_then(|disk| snapshot::replacement(sandbox, disk, actual));
+        if back.is_some() {
+            let forget = kept.map(|_| "it is put back to a snapshot".to_string());
+            return Verdict { forget, remove_disk: back, makes_disk: true, ..Verdict::default() };
+        }
         return suspend::decide(fact, list);
     }
     let nic = match network::nic(sandbox, desired, actual) {
@@ -172,8 +179,12 @@ fn replacement(
     list: &mut List,
 ) -> Option<String> {
     let disk = fact.disk.present()?;
-    if let Some(why) = snapshot::replacement(sandbox, disk, actual, list) {
+    if let Some(why) = snapshot::replacement(sandbox, disk, actual) {
         return Some(why);
+    }
+    if disk.origin.is_some() && disk.origin == sandbox.origin {
+        // It is what was asked for; another image than now would have taken that back.
+        return None;
     }
     let image = actual.images.get(&sandbox.image).and_then(Seen::present);
     // Another recipe for the same image is no reason.

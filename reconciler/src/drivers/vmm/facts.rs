@@ -86,6 +86,7 @@ impl Processes {
         let memories = of_guests.map(|memory| memory.memory.clone()).collect();
         let snapshots = desired.snapshots.keys().map(|id| {
             let fact = match &kept.0 {
+                _ if !self.folders.snapshot(id).exists() => Seen::Absent,
                 Ok(kept) => {
                     let has_memory = || kept.contains(&memory_of(id));
                     snapshots::fact(&self.folders, id, has_memory, self.templates.processor())
