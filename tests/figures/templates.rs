@@ -103,7 +103,7 @@ fn restore_by_hand(home: &Home, firecracker: &Path) -> Duration {
     };
     let store = below(&home.folder.path().join("jails"))
         .into_iter()
-        .find(|path| path.to_string_lossy().ends_with("-templates"))
+        .find(|path| path.to_string_lossy().ends_with("-memories"))
         .expect("templates");
     let kept = below(&store).pop().expect("a template");
     let sandbox = below(&state.join("sandboxes")).into_iter().flat_map(|folder| below(&folder));
