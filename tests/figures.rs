@@ -347,6 +347,23 @@ impl Home {
         command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::null());
         command
     }
+
+    /// The daemon ends by itself once nobody asks and nothing is desired.
+    fn wait_for_its_end(&self) {
+        let begun = Instant::now();
+        while UnixStream::connect(self.folder.path().join("run/bangerd.sock")).is_ok()
+            && begun.elapsed() < Duration::from_secs(60)
+        {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // What still runs in a folder makes parts of it again.
+        self.wait_for_its_end();
+    }
 }
 
 /// `vm run -- true` against the same kernel, initramfs and disks started by hand, to the same point.
@@ -360,10 +377,8 @@ fn runs() {
     let mut home = Home { folder, programs, namespace: None };
     println!("building the image …");
     assert!(home.banger(&["image", "build", "debian-bookworm"]).status().expect("runs").success());
-    // The daemon that built it is outside: it ends by itself once nobody asks.
-    while UnixStream::connect(home.folder.path().join("run/bangerd.sock")).is_ok() {
-        std::thread::sleep(Duration::from_millis(500));
-    }
+    // The daemon that built it is outside.
+    home.wait_for_its_end();
     home.namespace = Some(namespace::Namespace::new());
     assert!(home.banger(&["vm", "run", "--", "true"]).status().expect("runs").success());
     let state = home.folder.path().join("state");
