@@ -74,68 +74,25 @@ pub(super) async fn edit(
     Json(command): Json<Edit<Spec>>,
 ) -> Result<Json<Applied>, Refusal> {
     let _active = context.active();
-    // Whoever deletes by name has said what they mean, and nothing about anything else.
-    let removed = match &command {
-        Edit::Delete { name } => Some(name.clone()),
-        Edit::Create { .. }
-        | Edit::Update { .. }
-        | Edit::Start { .. }
-        | Edit::Stop { .. }
-        | Edit::Suspend { .. }
-        | Edit::Kill { .. }
-        | Edit::Restart { .. }
-        | Edit::Snapshot { .. }
-        | Edit::Restore { .. }
-        | Edit::Fork { .. }
-        | Edit::DropSnapshot { .. } => None,
-    };
     if let Edit::Suspend { name } = &command {
         can_suspend(&context, &project, name)?;
     }
     if let Edit::Restore { snapshot, .. } | Edit::Fork { snapshot, .. } = &command {
         is_taken(&context, &project, snapshot)?;
     }
-    let ended = match &command {
-        Edit::Start { name } => has_ended(&context, &project, name),
-        Edit::Create { .. }
-        | Edit::Update { .. }
-        | Edit::Stop { .. }
-        | Edit::Suspend { .. }
-        | Edit::Kill { .. }
-        | Edit::Restart { .. }
-        | Edit::Snapshot { .. }
-        | Edit::Restore { .. }
-        | Edit::Fork { .. }
-        | Edit::DropSnapshot { .. }
-        | Edit::Delete { .. } => false,
+    let starts = if let Edit::Start { name } = &command { Some(name) } else { None };
+    let ended = starts.is_some_and(|name| has_ended(&context, &project, name));
+    // Whoever deletes by name has said what they mean, and nothing about anything else.
+    let removed = if let Edit::Delete { name } = &command { Some(name.clone()) } else { None };
+    let consent = if let Edit::Update { consent, .. } = &command {
+        agreed(*consent)
+    } else {
+        Consent::Only(removed)
     };
-    let consent = match &command {
-        Edit::Update { consent, .. } => agreed(*consent),
-        Edit::Create { .. }
-        | Edit::Start { .. }
-        | Edit::Stop { .. }
-        | Edit::Suspend { .. }
-        | Edit::Kill { .. }
-        | Edit::Restart { .. }
-        | Edit::Snapshot { .. }
-        | Edit::Restore { .. }
-        | Edit::Fork { .. }
-        | Edit::DropSnapshot { .. }
-        | Edit::Delete { .. } => Consent::Only(removed),
-    };
-    let command = match command {
-        Edit::Create { spec } => Edit::Create { spec: whole(&context, &project, spec).await? },
-        other @ (Edit::Update { .. }
-        | Edit::Start { .. }
-        | Edit::Stop { .. }
-        | Edit::Suspend { .. }
-        | Edit::Kill { .. }
-        | Edit::Restart { .. }
-        | Edit::Snapshot { .. }
-        | Edit::Restore { .. }
-        | Edit::Fork { .. }
-        | Edit::DropSnapshot { .. }
-        | Edit::Delete { .. }) => other,
+    let command = if let Edit::Create { spec } = command {
+        Edit::Create { spec: whole(&context, &project, spec).await? }
+    } else {
+        command
     };
     let also = Some(command.clone());
     let terms = Terms { dry_run: false, consent, ephemeral: false, also };
