@@ -80,7 +80,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
         }
     };
     add(Key::Network, kind::network::plan_network(desired, actual));
-    add(Key::Memories, kind::template::plan_memories(desired, actual));
+    add(Key::Memories, kind::memory::plan_memories(desired, actual));
     for (recipe, kernel) in &desired.kernels {
         add(Key::Kernel(recipe.clone()), kind::kernel::plan_kernel(recipe, kernel, actual));
     }

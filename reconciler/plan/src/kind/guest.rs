@@ -26,7 +26,7 @@ pub(super) fn plan_addition(view: &View<'_>, list: &mut List) {
     let Some(guest) = view.fact.guest.present().filter(|_| view.verdict.nic.is_some()) else {
         return;
     };
-    super::template::plan_addition(view, list);
+    super::memory::plan_addition(view, list);
     if guest.generation != view.desired.generation && guest.phase != Phase::Leaving {
         let (sandbox, generation) = (view.desired.id.clone(), view.desired.generation);
         let why = match guest.generation.0 {

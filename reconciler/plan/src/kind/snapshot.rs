@@ -3,7 +3,7 @@
 
 use super::View;
 use crate::action::Action;
-use crate::actual::{Actual, DiskFact, Seen, SnapshotFact};
+use crate::actual::{Actual, DiskFact, SandboxFact, Seen, SnapshotFact};
 use crate::desired::{Desired, DesiredSandbox, DesiredSnapshot, Key, Life};
 use crate::plan::{List, Wait};
 use banger_wire::agent::{GuestState, Phase};
@@ -24,6 +24,19 @@ pub(super) fn replacement(
     let origin = sandbox.origin.as_ref().filter(|origin| disk.origin.as_ref() != Some(origin))?;
     let there = actual.snapshots.get(&origin.snapshot).and_then(Seen::present);
     there.map(|_| "it is put back to a snapshot (replace)".to_string())
+}
+
+/// Puts the disk of a sandbox that does not run back to its snapshot, at once: why the disk goes, and whether one is made.
+pub(super) fn put_back(
+    sandbox: &DesiredSandbox,
+    fact: &SandboxFact,
+    actual: &Actual,
+) -> (Option<String>, bool) {
+    let goes = fact.disk.present().and_then(|disk| replacement(sandbox, disk, actual));
+    // One that went before a crash is still to be made.
+    let went = fact.disk.is_absent() && origin(sandbox, actual).is_some();
+    let makes = goes.is_some() || went;
+    (goes, makes)
 }
 
 /// Why a new disk cannot begin from a sandbox's snapshot, and never will.

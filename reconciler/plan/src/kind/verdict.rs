@@ -55,25 +55,21 @@ pub(super) fn decide(
     }
     if sandbox.spec.mode == Mode::Stopped {
         let why = if sandbox.spec.kill { "it was killed" } else { "mode stopped" };
-        // A disk that is put back is put back at once, whether it runs or not.
-        let disk = fact.disk.present();
-        let back = disk.and_then(|disk| snapshot::replacement(sandbox, disk, actual));
+        let (remove_disk, makes_disk) = snapshot::put_back(sandbox, fact, actual);
         return Verdict {
             stop: fact.vmm.present().map(|_| why.to_string()),
             // What a snapshot brought is gone on from at the next start.
             forget: kept.filter(|kept| kept.own).map(|_| why.to_string()),
-            makes_disk: back.is_some()
-                || fact.disk.is_absent() && snapshot::origin(sandbox, actual).is_some(),
-            remove_disk: back,
+            makes_disk,
+            remove_disk,
             ..Verdict::default()
         };
     }
     if sandbox.spec.mode == Mode::Suspended {
-        let back = fact.disk.present().filter(|_| fact.vmm.is_absent());
-        let back = back.and_then(|disk| snapshot::replacement(sandbox, disk, actual));
-        if back.is_some() {
+        let (remove_disk, makes_disk) = snapshot::put_back(sandbox, fact, actual);
+        if fact.vmm.is_absent() && makes_disk {
             let forget = kept.map(|_| "it is put back to a snapshot".to_string());
-            return Verdict { forget, remove_disk: back, makes_disk: true, ..Verdict::default() };
+            return Verdict { forget, remove_disk, makes_disk, ..Verdict::default() };
         }
         return suspend::decide(fact, list);
     }

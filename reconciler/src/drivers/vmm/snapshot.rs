@@ -2,7 +2,7 @@
 
 use super::{PAUSED, Processes, firecracker};
 use crate::drivers::Outcome;
-use crate::drivers::disk::{blocking, disk_in};
+use crate::drivers::disk::{blocking, disk_in, size_on_disk};
 use crate::fault::{During, Fault};
 use crate::folders;
 use crate::helper::Helper;
@@ -16,7 +16,7 @@ use banger_wire::agent::Request;
 use banger_wire::derive::Role;
 use banger_wire::frame::Kind;
 use banger_wire::id::{SandboxId, SnapshotId};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a guest may take to hold its disk still, or to let it go.
@@ -45,9 +45,8 @@ impl Processes {
     }
 
     /// Nothing that needs space is begun without it.
-    fn room_for(&self, disk: &std::path::Path) -> Result<(), Fault> {
-        let needed =
-            crate::drivers::disk::size_on_disk(disk).during(|| "looking at a disk".into())?;
+    fn room_for(&self, disk: &Path) -> Result<(), Fault> {
+        let needed = size_on_disk(disk).during(|| "looking at a disk".into())?;
         let stat = nix::sys::statvfs::statvfs(self.folders.state())
             .during(|| "looking at the space that is left".into())?;
         let free = stat.blocks_available() * stat.fragment_size();

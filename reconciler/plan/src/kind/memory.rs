@@ -1,5 +1,6 @@
-//! Templates: a machine's memory from the moment in which its guest waited for an identity. A start from one skips the boot.
-//! They are kept by the first start of each kind of machine, and dropped when nothing can start from them any more.
+//! Kept memories. Templates: a machine's memory from the moment in which its guest waited for an identity; a start from one skips
+//! the boot. They are kept by the first start of each kind of machine, and dropped when nothing can start from them any more. And
+//! memories of guests, which are dropped when no sandbox goes on from them and no snapshot has them.
 
 use super::View;
 use crate::action::Action;
