@@ -2,6 +2,7 @@
 
 mod archives;
 mod end_to_end;
+mod engine;
 mod helper;
 mod helper_network;
 mod hostile_guest;

@@ -4,6 +4,7 @@
 
 mod carry;
 mod trouble;
+mod turns;
 
 use crate::apply::Moment;
 use crate::drivers::{Drivers, Wake};
@@ -27,6 +28,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, broadcast, mpsc, watch};
 use trouble::Troubles;
+use turns::Turns;
 
 /// How long the loop sleeps when nothing wakes it.
 const TICK: Duration = Duration::from_secs(5);
@@ -284,8 +286,9 @@ impl Engine {
         let mut troubles = Troubles::default();
         let (done_sender, mut done) = mpsc::unbounded_channel();
         let mut busy: BTreeSet<Key> = BTreeSet::new();
+        let mut turns = Turns::new(self.capacity.cpus);
         loop {
-            self.pass(&mut busy, &mut troubles, &done_sender).await;
+            self.pass(&mut busy, &mut troubles, &mut turns, &done_sender).await;
             self.busy.store(busy.len(), Ordering::SeqCst);
             let pause = troubles.next_try().unwrap_or(TICK).min(TICK);
             tokio::select! {
@@ -305,6 +308,7 @@ impl Engine {
         self: &Arc<Self>,
         busy: &mut BTreeSet<Key>,
         troubles: &mut Troubles,
+        turns: &mut Turns,
         done: &mpsc::UnboundedSender<carry::Ended>,
     ) {
         // Read first: whatever changes from here on belongs to a later pass.
@@ -322,12 +326,13 @@ impl Engine {
             desired = self.desired();
             actual = observe(&self.drivers, &desired).await;
         }
-        let plan = plan(&desired, &actual);
+        let mut plan = plan(&desired, &actual);
         for project in std::mem::take(&mut *self.forgive.lock().expect("no holder panics")) {
             troubles.forgive(|key| desired.belongs(key, &project));
         }
         troubles.settle(&desired, &actual, &plan);
-        for (key, list) in &plan.lists {
+        turns.settle(&actual, busy);
+        for (key, list) in &mut plan.lists {
             if busy.contains(key) || !list.waits.is_empty() || list.steps.is_empty() {
                 continue;
             }
@@ -343,7 +348,7 @@ impl Engine {
                 };
                 troubles.attempt_failed(key, &failed, &words);
             }
-            if !troubles.may_try(key) {
+            if !troubles.may_try(key) || !turns.take(key, list) {
                 continue;
             }
             busy.insert(key.clone());

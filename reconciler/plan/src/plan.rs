@@ -38,6 +38,11 @@ impl List {
         self.steps.push(Step { action, cause: cause.into() });
     }
 
+    /// The step that starts a VMM, when there is one.
+    pub fn start(&self) -> Option<&Step> {
+        self.steps.iter().find(|step| matches!(step.action, Action::StartVmm { .. }))
+    }
+
     fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.waits.is_empty() && self.blocked.is_empty()
     }
@@ -59,6 +64,8 @@ pub enum Wait {
     For(Key, String),
     /// Another sandbox to be ready.
     Ready(Name),
+    /// Some of so many guests that boot to be done with it: the loop lets only so many boot at once.
+    Turn(usize),
 }
 
 impl fmt::Display for Wait {
@@ -66,6 +73,7 @@ impl fmt::Display for Wait {
         match self {
             Wait::For(_, title) => write!(f, "waiting for {title}"),
             Wait::Ready(name) => write!(f, "waiting for sandbox {name} to be ready"),
+            Wait::Turn(others) => write!(f, "waiting for its turn: {others} guests boot"),
         }
     }
 }

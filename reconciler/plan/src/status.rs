@@ -234,6 +234,7 @@ fn stuck(
     let failed = |key: &Key| failures.get(key).is_some_and(|f| f.count >= patience(key));
     let hopeless = |wait: &&crate::plan::Wait| match wait {
         crate::plan::Wait::For(key, _) => failed(key),
+        crate::plan::Wait::Turn(_) => false,
         crate::plan::Wait::Ready(name) => status.sandboxes.iter().any(|other| {
             other.project == *project
                 && other.name == *name

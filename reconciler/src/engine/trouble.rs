@@ -1,6 +1,5 @@
 //! What failed, how often, and when it is tried again. Kept in memory only: a new daemon tries at once.
 
-use banger_plan::action::Action;
 use banger_plan::actual::Actual;
 use banger_plan::desired::{Desired, Key, Life};
 use banger_plan::plan::{List, Plan};
@@ -65,11 +64,6 @@ fn pause(count: u32, stamp: Stamp) -> Duration {
     (FIRST_PAUSE * 2u32.saturating_pow(count.min(16))).min(longest)
 }
 
-fn starts(list: &List) -> Option<&str> {
-    let step = list.steps.iter().find(|step| matches!(step.action, Action::StartVmm { .. }));
-    step.map(|step| step.cause.as_str())
-}
-
 impl Troubles {
     /// Forgets failures: somebody asked for these things anew.
     pub(super) fn forgive(&mut self, about: impl Fn(&Key) -> bool) {
@@ -108,7 +102,7 @@ impl Troubles {
         list: &List,
         desired: &Desired,
     ) -> Option<String> {
-        let why = starts(list)?;
+        let why = &list.start()?.cause;
         let attempt = self.attempts.get(key)?;
         (!attempt.reported && attempt.stamp == stamp(key, desired)).then(|| why.to_string())
     }
@@ -135,7 +129,7 @@ impl Troubles {
 
     /// A list begins.
     pub(super) fn begin(&mut self, key: &Key, list: &List, desired: &Desired) {
-        if starts(list).is_some() {
+        if list.start().is_some() {
             let stamp = stamp(key, desired);
             let attempt = self.attempts.entry(key.clone());
             let attempt = attempt.or_insert(Attempt { stamp, count: 0, reported: false });

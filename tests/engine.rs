@@ -1,0 +1,86 @@
+//! The real loop over a simulated world: only so many guests boot at once, nobody waits for ever, and what failed is over when it is.
+
+use crate::lab::{Fixed, name, spec};
+use banger_plan::admit::Capacity;
+use banger_reconciler::drivers::sim::{Sim, SimVmm, World};
+use banger_reconciler::engine::{Consent, Engine, Terms};
+use banger_reconciler::store::Store;
+use banger_wire::api::Phase;
+use banger_wire::id::{Generation, InstallId};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+const TERMS: Terms = Terms { dry_run: false, consent: Consent::No, ephemeral: false, also: None };
+
+/// So many sandboxes of one project, on a host with two processors.
+async fn begin(sim: &Sim, sandboxes: usize) -> (Arc<Engine>, watch::Sender<bool>) {
+    let (wakes, woken) = mpsc::unbounded_channel();
+    let store = Store::open(":memory:".as_ref(), || InstallId::from_bits(1)).expect("a store");
+    let capacity = Capacity { memory_mib: 64 << 10, cpus: 2 };
+    let engine = Engine::new(sim.drivers(), store, capacity, Box::new(Fixed), wakes, |_| true);
+    let engine = engine.await.expect("an engine");
+    let line = |n| format!("sandbox \"s{n}\" {{ image \"base\"; memory \"128MiB\"; }}\n");
+    let all: String = (0..sandboxes).map(line).collect();
+    let text = format!("image \"base\" {{ debian {{ packages \"busybox-static\"; }}; }}\n{all}");
+    let wanted = spec(&text);
+    let project = name("p");
+    assert!(engine.propose(&project, TERMS, |_| Ok(wanted)).await.expect("proposes").accepted);
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(engine.clone().run(woken, stopped));
+    (engine, stop)
+}
+
+fn booting(world: &World) -> usize {
+    let known =
+        |vmm: &&SimVmm| vmm.guest.as_ref().is_none_or(|guest| guest.generation == Generation(0));
+    world.vmms.values().filter(known).count()
+}
+
+/// Lets seconds pass until all but `silent` sandboxes are ready. The most guests that booted at once, and what was
+/// said of those that waited.
+async fn watch_boots(sim: &Sim, engine: &Arc<Engine>, silent: usize) -> (usize, Vec<String>) {
+    let (mut most, mut said) = (0, Vec::new());
+    for _ in 0..2000 {
+        sim.pass(1);
+        engine.wake();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        most = most.max(booting(&sim.world()));
+        let status = engine.snapshots().borrow().status.clone();
+        let ready = status.sandboxes.iter().filter(|s| s.phase == Phase::Ready).count();
+        if ready + silent == status.sandboxes.len() {
+            return (most, said);
+        }
+        said.extend(status.sandboxes.into_iter().map(|sandbox| sandbox.reason));
+    }
+    panic!("they do not come: {:?}", engine.snapshots().borrow().status);
+}
+
+#[tokio::test]
+async fn so_many_guests_boot_at_once_as_there_are_processors() {
+    let sim = Sim::new();
+    sim.world().boot_secs = 3;
+    let (engine, _stop) = begin(&sim, 20).await;
+    let (most, said) = watch_boots(&sim, &engine, 0).await;
+    assert_eq!(most, 2);
+    assert!(said.iter().any(|reason| reason == "waiting for its turn: 2 guests boot"), "{said:?}");
+    assert!(sim.world().starts.values().all(|count| *count == 1), "each was started once");
+}
+
+/// Guests that never answer, and VMMs that cannot start, keep nobody from booting.
+#[tokio::test]
+async fn who_never_boots_gives_the_turn_up() {
+    let sim = Sim::new();
+    let (engine, _stop) = begin(&sim, 6).await;
+    let mut broken = 0;
+    while broken < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut world = sim.world();
+        for vmm in world.vmms.values_mut().filter(|vmm| vmm.guest.is_none()) {
+            broken += usize::from(!vmm.silent);
+            vmm.silent = true;
+        }
+    }
+    sim.world().fail_next = Some("start".into());
+    watch_boots(&sim, &engine, 0).await;
+}
