@@ -2,10 +2,11 @@
 
 use crate::lab::{Fixed, name, spec};
 use banger_plan::admit::Capacity;
+use banger_plan::desired::Desired;
 use banger_reconciler::drivers::sim::{Sim, SimVmm, World};
 use banger_reconciler::engine::{Consent, Engine, Terms};
 use banger_reconciler::store::Store;
-use banger_wire::api::Phase;
+use banger_wire::api::{Edit, Phase, SandboxStatus};
 use banger_wire::id::{Generation, InstallId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +66,34 @@ async fn so_many_guests_boot_at_once_as_there_are_processors() {
     assert_eq!(most, 2);
     assert!(said.iter().any(|reason| reason == "waiting for its turn: 2 guests boot"), "{said:?}");
     assert!(sim.world().starts.values().all(|count| *count == 1), "each was started once");
+}
+
+/// What failed and yet had its effect is done, and nobody is in trouble for it.
+#[tokio::test]
+async fn a_failure_is_over_when_nothing_is_left_to_do() {
+    let sim = Sim::new();
+    let (engine, _stop) = begin(&sim, 1).await;
+    watch_boots(&sim, &engine, 0).await;
+    let wait = async |what: fn(&SandboxStatus) -> bool| {
+        for _ in 0..1000 {
+            engine.wake();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if what(&engine.snapshots().borrow().status.sandboxes[0]) {
+                return;
+            }
+        }
+        panic!("{:?}", engine.snapshots().borrow().status);
+    };
+    sim.world().fail_next = Some("snapshot".into());
+    let command = Edit::Snapshot { name: name("s0"), snapshot: name("kept"), disk_only: false };
+    let terms = Terms { also: Some(command), ..TERMS };
+    let same = |desired: &Desired| Ok(desired.projects[&name("p")].clone());
+    assert!(engine.propose(&name("p"), terms, same).await.expect("proposes").accepted);
+    wait(|sandbox| sandbox.failures == 1).await;
+    let (id, snapshot) = engine.desired().snapshots.clone().pop_first().expect("wanted");
+    let disk = sim.world().disks[&snapshot.sandbox].clone();
+    sim.world().snapshots.insert(id, (disk, None));
+    wait(|sandbox| sandbox.phase == Phase::Ready && sandbox.failures == 0).await;
 }
 
 /// Guests that never answer, and VMMs that cannot start, keep nobody from booting.

@@ -86,9 +86,8 @@ impl Troubles {
             | Key::Volume(_)
             | Key::Snapshot(_) => false,
         };
-        // A thing of the host that needs nothing done is in no trouble any more.
-        self.troubles
-            .retain(|key, _| matches!(key, Key::Sandbox(_)) || plan.lists.contains_key(key));
+        // What needs nothing done is in no trouble any more, unless it is a start that may come to nothing yet.
+        self.troubles.retain(|key, trouble| trouble.of_start || plan.lists.contains_key(key));
         self.troubles.retain(|key, trouble| {
             trouble.stamp == stamp(key, desired) && !(trouble.of_start && ready(key))
         });
