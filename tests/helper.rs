@@ -10,9 +10,11 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use rustix::process::Uid;
+use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -224,4 +226,66 @@ fn descriptors_are_counted() {
     assert!(refused(helper.ask(&Request::Probe {}, &[&file])));
     assert!(refused(helper.ask(&Request::VmRemove { sandbox: own() }, &[&file, &file])));
     assert!(matches!(helper.ask(&Request::Probe {}, &[]), Reply::Facts(_)), "it goes on");
+}
+
+/// R-H7: what changes or is refused is in the journal, with how many entries it did not take; what only looks is not.
+#[test]
+fn operations_are_written_down_for_root() {
+    let Some(program) = program() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("journal");
+    let journal = UnixDatagram::bind(&path).expect("a socket");
+    journal.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    let read = || -> BTreeMap<String, String> {
+        let mut entry = [0; 4096];
+        let count = journal.recv(&mut entry).expect("an entry");
+        let text = std::str::from_utf8(&entry[..count]).expect("text");
+        let fields = text.lines().map(|line| line.split_once('=').expect("a field"));
+        fields.map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    };
+    let mut command = Command::new(program);
+    command.env("BANGER_JOURNAL", &path).env("BANGER_JAILS", folder.path().join("jails"));
+    let helper = spawn(command, 1234);
+    let sandbox = own();
+    let remove = Request::VmRemove { sandbox: sandbox.clone() };
+    assert!(matches!(helper.ask(&remove, &[]), Reply::Refused { .. }));
+    let refused = read();
+    assert_eq!(refused["BANGER_OPERATION"], "vm-remove");
+    assert_eq!(refused["BANGER_OUTCOME"], "refused, the versions were not agreed on");
+    assert_eq!(refused["PRIORITY"], "4");
+    let helper = helper.agreed();
+    assert!(matches!(helper.ask(&Request::Probe {}, &[]), Reply::Facts(_)));
+    assert_eq!(helper.ask(&remove, &[]), Reply::Unchanged);
+    let done = read();
+    let expected = [
+        ("BANGER_OPERATION", "vm-remove"),
+        ("BANGER_SANDBOX", sandbox.as_str()),
+        ("BANGER_UID", "1234"),
+        ("BANGER_OUTCOME", "unchanged"),
+        ("BANGER_DROPPED", "0"),
+        ("PRIORITY", "6"),
+        ("SYSLOG_IDENTIFIER", "banger-helper"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(done[name], value, "{done:?}");
+    }
+    assert!(done["BANGER_MICROS"].parse::<u64>().is_ok(), "{done:?}");
+    assert!(done["MESSAGE"].starts_with("vm-remove of "), "{done:?}");
+
+    // Nobody reads: the helper does not wait, and says later how many entries that cost.
+    for _ in 0..2000 {
+        assert_eq!(helper.ask(&remove, &[]), Reply::Unchanged);
+    }
+    journal.set_nonblocking(true).expect("a mode");
+    let mut taken = 0;
+    while journal.recv(&mut [0; 4096]).is_ok() {
+        taken += 1;
+    }
+    journal.set_nonblocking(false).expect("a mode");
+    assert_eq!(helper.ask(&remove, &[]), Reply::Unchanged);
+    assert_eq!(read()["BANGER_DROPPED"], (2000 - taken).to_string());
+    assert!(taken > 0 && taken < 2000, "{taken}");
+    // What is no request is written down, too.
+    assert!(matches!(helper.raw(b"{}", &[]), None | Some(Reply::Refused { .. })));
+    assert_eq!(read()["BANGER_OUTCOME"], "refused, the message is not understood");
 }

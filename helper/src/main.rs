@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod answer;
+mod audit;
 mod cgroup;
 mod jail;
 mod link;

@@ -1,6 +1,7 @@
 //! One caller, one packet at a time.
 
 use crate::answer;
+use crate::audit::Audit;
 use crate::table::{self, Caller};
 use banger_wire::helper::{MAX_MESSAGE, Reply, Request};
 use rustix::net::sockopt::{socket_peercred, socket_type};
@@ -11,6 +12,7 @@ use rustix::net::{
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// More than any operation takes, so that too many are seen as such.
 const MAX_DESCRIPTORS: usize = 24;
@@ -22,6 +24,7 @@ pub(crate) fn run() -> io::Result<()> {
         return Err(io::Error::other("standard input is not the socket of a banger daemon"));
     }
     let mut caller = Caller::new(socket_peercred(socket)?.uid.as_raw());
+    let mut audit = Audit::open(caller.uid);
     let mut buffer = vec![0u8; MAX_MESSAGE + 1];
     loop {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -52,12 +55,19 @@ pub(crate) fn run() -> io::Result<()> {
             return Err(io::Error::other("a message is too long"));
         }
         match serde_json::from_slice::<Request>(&buffer[..message.bytes]) {
-            Ok(request) => match table::run(&request, descriptors, &mut caller) {
-                Ok((reply, descriptor)) => answer(socket, &reply, descriptor.as_ref())?,
-                Err(bad) => answer(socket, &answer::reply(bad), None)?,
-            },
+            Ok(request) => {
+                let begun = Instant::now();
+                let said = table::run(&request, descriptors, &mut caller);
+                let (reply, descriptor) = said.unwrap_or_else(|bad| (answer::reply(bad), None));
+                let bad = matches!(reply, Reply::Refused { .. } | Reply::Failed { .. });
+                if bad || !table::only_looks(&request) {
+                    audit.note(Some(&request), &reply, begun.elapsed());
+                }
+                answer(socket, &reply, descriptor.as_ref())?;
+            }
             Err(error) => {
                 let reply = Reply::Refused { rule: "the message is not understood".into() };
+                audit.note(None, &reply, Duration::ZERO);
                 answer(socket, &reply, None)?;
                 return Err(io::Error::other(error));
             }

@@ -97,6 +97,11 @@ fn row(request: &Request) -> Row {
     }
 }
 
+/// Whether an operation changes nothing.
+pub(crate) fn only_looks(request: &Request) -> bool {
+    row(request).reads_only
+}
+
 /// Holds a request against its row, then carries it out. A descriptor may come back with the answer.
 pub(crate) fn run(
     request: &Request,
