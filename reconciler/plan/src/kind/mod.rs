@@ -65,9 +65,7 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
     for part in ORDER.iter().rev() {
         match part {
             Part::Disk => {
-                if snapshot::is_due(&view, true) {
-                    snapshot::plan_taking(&view, desired, &mut list);
-                }
+                snapshot::plan_before_removal(&view, desired, &mut list);
                 disk::plan_removal(&view, &mut list);
             }
             Part::Tap => tap::plan_removal(&view, &mut list),
@@ -88,8 +86,6 @@ pub(crate) fn plan_sandbox(sandbox: &DesiredSandbox, desired: &Desired, actual: 
             Part::Port => port::plan_addition(&view, &mut list),
         }
     }
-    if snapshot::is_due(&view, false) {
-        snapshot::plan_taking(&view, desired, &mut list);
-    }
+    snapshot::plan_at_rest(&view, desired, &mut list);
     list
 }

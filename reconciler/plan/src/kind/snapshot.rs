@@ -1,7 +1,7 @@
 //! Snapshots: a sandbox's disk as it was, and its memory. Taking one is a part of the sandbox's own list, so that nothing else
 //! happens to it meanwhile; removing one is a list of its own.
 
-use super::View;
+use super::{Verdict, View};
 use crate::action::Action;
 use crate::actual::{Actual, DiskFact, SandboxFact, Seen, SnapshotFact};
 use crate::desired::{Desired, DesiredSandbox, DesiredSnapshot, Key, Life};
@@ -103,24 +103,26 @@ fn beginner<'a>(id: &SnapshotId, desired: &'a Desired, actual: &Actual) -> Optio
     begin.next().map(|sandbox| &sandbox.name)
 }
 
-/// When a sandbox's snapshots are taken: before its disk goes; else when nothing else is to be done about its machine, so that
-/// one that fails holds up nothing.
-pub(super) fn is_due(view: &View<'_>, first: bool) -> bool {
-    let verdict = &view.verdict;
-    let wanted = view.desired.life == Life::Wanted;
-    match first {
-        true => wanted && verdict.remove_disk.is_some(),
-        false => {
-            wanted
-                && verdict.remove_disk.is_none()
-                && verdict.stop.is_none()
-                && verdict.start.is_none()
-        }
+/// Before a sandbox's disk goes, what is wanted of it is kept.
+pub(super) fn plan_before_removal(view: &View<'_>, desired: &Desired, list: &mut List) {
+    if view.verdict.remove_disk.is_some() {
+        take(view, desired, list);
+    }
+}
+
+/// Else when nothing else is to be done about its machine, so that a snapshot that fails holds up nothing.
+pub(super) fn plan_at_rest(view: &View<'_>, desired: &Desired, list: &mut List) {
+    let Verdict { remove_disk, stop, start, .. } = &view.verdict;
+    if [remove_disk, stop, start].iter().all(|why| why.is_none()) {
+        take(view, desired, list);
     }
 }
 
 /// Takes what is to be taken of a sandbox.
-pub(super) fn plan_taking(view: &View<'_>, desired: &Desired, list: &mut List) {
+fn take(view: &View<'_>, desired: &Desired, list: &mut List) {
+    if view.desired.life == Life::Removed {
+        return;
+    }
     let (sandbox, fact) = (view.desired, view.fact);
     let wanted = desired.snapshots.iter().filter(|(id, snapshot)| {
         snapshot.sandbox == sandbox.id
