@@ -6,7 +6,7 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
@@ -189,8 +189,14 @@ pub async fn end(processes: &[Marked], patience: Duration, term: Duration) -> Re
     Err(format!("processes that do not end: {}", pids.join(", ")))
 }
 
+/// This program, to be run again: the one that runs, also after another took its place on disk.
+pub fn itself() -> PathBuf {
+    let there = std::env::current_exe().ok().filter(|path| path.exists());
+    there.unwrap_or_else(|| "/proc/self/exe".into())
+}
+
 /// Whether a program can be found, and where: beside this one, in `PATH`, or where only root's `PATH` leads.
-pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
     let beside = std::env::current_exe().ok().and_then(|me| Some(me.parent()?.to_path_buf()));
     let system = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).into());

@@ -5,6 +5,7 @@
 //! byte of a layer, and ends with the daemon.
 
 use crate::fault::{During, Fault};
+use crate::process;
 use banger_rootfs::{Error, Layer, Limits};
 use banger_wire::api::ProblemKind;
 use banger_wire::derive::MARK;
@@ -114,8 +115,7 @@ pub fn unpack(
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(fail)?;
-    let program = std::env::current_exe().during(|| "finding bangerd".into())?;
-    let mut child = Command::new(program)
+    let mut child = Command::new(process::itself())
         .arg(ARGUMENT)
         .env(MARK, mark)
         .stdin(Stdio::from(theirs))

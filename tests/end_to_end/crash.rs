@@ -1,6 +1,6 @@
 //! Crashes: of the daemon at any moment, of the VMM, of the guest.
 
-use super::home::{Home, IMAGE, can_run, each, firecracker};
+use super::home::{Home, IMAGE, can_run, each, firecracker, install_programs};
 use nix::sys::signal::{Signal, kill};
 use std::process::Stdio;
 use std::time::Duration;
@@ -168,5 +168,52 @@ fn a_daemon_killed_while_it_builds_leaves_nothing_half_made() {
     let images = std::fs::read_dir(home.path().join("state/images")).expect("a folder").flatten();
     assert_eq!(images.filter(|e| e.file_name() != "recipes").count(), 1, "it is built");
     home.ok(&["destroy", "--yes"]);
+    home.assert_nothing_left();
+}
+
+/// Other programs come while a guest runs: the daemon that runs goes on with its own, and the next one goes on with the guest.
+#[test]
+fn an_update_of_the_programs_is_no_harm_to_a_guest() {
+    if !can_run() {
+        return;
+    }
+    let mut home = Home::new();
+    let folder = home.path().join("programs");
+    install_programs(&folder, "first");
+    home.use_programs(&folder);
+    std::fs::create_dir(home.path().join("tree")).expect("a folder");
+    std::fs::write(home.path().join("tree/file"), "text").expect("writes");
+    home.write(&format!("{IMAGE}sandbox \"a\" {{ image \"base\"; memory \"256MiB\"; }}\n"));
+    home.ok(&["apply"]);
+    let boot = home.boot_id("a");
+    let runs = |home: &Home| {
+        let daemon = home.daemon().expect("runs");
+        std::fs::read_link(format!("/proc/{daemon}/exe")).expect("a link").display().to_string()
+    };
+    let own = folder.join("bangerd").display().to_string();
+    assert_eq!(runs(&home), own);
+
+    install_programs(&folder, "second");
+    assert_eq!(runs(&home), format!("{own} (deleted)"), "it was replaced");
+    // Images are unpacked by a child of the daemon's own program, which has no name any more.
+    home.ok(&["image", "register", "late", "tree"]);
+    home.ok(&["vm", "exec", "a", "--", "true"]);
+    home.ok(&["vm", "create", "b", "--memory", "256MiB"]);
+    let boots = [boot, home.boot_id("b")];
+
+    // As a package's script does it: in order, and killed.
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        kill(home.daemon().expect("runs"), signal).expect("signals");
+        home.wait("the daemon is gone", Duration::from_secs(5), |home| home.daemon().is_none());
+        assert_eq!(home.ok(&["apply"]), "no changes\n");
+        assert_eq!(runs(&home), own, "the new one");
+        assert_eq!(["a", "b"].map(|name| home.boot_id(name)), boots);
+        home.ok(&["vm", "exec", "a", "--", "true"]);
+    }
+    home.ok(&["vm", "restart", "a"]);
+    assert_ne!(home.boot_id("a"), boots[0]);
+    home.ok(&["vm", "exec", "a", "--", "true"]);
+    home.ok(&["destroy", "--yes"]);
+    home.ok(&["-p", "default", "vm", "delete", "b", "--yes"]);
     home.assert_nothing_left();
 }

@@ -1,9 +1,11 @@
 //! VMMs that end, are ended or stand still, each while its guest boots and when it is ready: every one ends in the right
 //! state, and nothing is left.
 
+use super::cgroup::Narrow;
 use super::home::{Home, IMAGE, can_run};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::fs;
 use std::time::Duration;
 
 /// The VMM's process, when there is one.
@@ -18,7 +20,7 @@ fn phase(home: &Home) -> String {
 }
 
 fn is_gone(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
@@ -71,6 +73,38 @@ fn a_vmm_that_ends_is_started_again_in_every_state() {
     home.assert_nothing_left();
 }
 
+/// Out of memory: the kernel kills the VMM of a guest that uses what it was given, and it is started again.
+#[test]
+fn a_vmm_that_the_kernel_kills_for_memory_is_started_again() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    home.write(&format!(
+        "{IMAGE}sandbox \"a\" {{ image \"base\"; memory \"256MiB\"; egress \"none\"; }}\n"
+    ));
+    home.ok(&["apply"]);
+    home.ok(&["vm", "exec", "a", "--", "sh", "-c", "echo kept > /kept; sync"]);
+    let (before, victim) = (home.boot_id("a"), vmm(&home).expect("runs"));
+    let Some(narrow) = Narrow::around(victim) else {
+        let why = "there is no memory controller whose limits can be set";
+        assert!(std::env::var_os("BANGER_REQUIRE_ALL").is_none(), "{why}");
+        return eprintln!("SKIPPED: {why}");
+    };
+    let fill = "busybox head -c 100000000 /dev/zero > /dev/shm/fill; sleep 60";
+    let said = home.banger(&["vm", "exec", "a", "--", "sh", "-c", fill]);
+    assert_ne!(said.code, 0, "its guest went: {}{}", said.out, said.err);
+    assert!(is_gone(victim));
+    drop(narrow);
+    home.wait("it is ready again", Duration::from_secs(60), |home| {
+        phase(home) == "ready" && home.boot_id("a") != before
+    });
+    assert_eq!(home.ok(&["vm", "exec", "a", "--", "cat", "/kept"]), "kept\n");
+    assert_eq!(home.jails().len(), 1);
+    home.ok(&["destroy", "--yes"]);
+    home.assert_nothing_left();
+}
+
 #[test]
 fn a_vmm_that_cannot_start_says_why_and_leaves_nothing() {
     if !can_run() {
@@ -84,20 +118,20 @@ fn a_vmm_that_cannot_start_says_why_and_leaves_nothing() {
     home.ok(&["vm", "stop", "a"]);
     // Its disk is no disk any more: something else has its name.
     let folder = home.path().join("state/sandboxes");
-    let own = std::fs::read_dir(folder).expect("reads").flatten().next().expect("one").path();
-    let disk = std::fs::read_dir(own).expect("reads").flatten().map(|entry| entry.path());
+    let own = fs::read_dir(folder).expect("reads").flatten().next().expect("one").path();
+    let disk = fs::read_dir(own).expect("reads").flatten().map(|entry| entry.path());
     let disk = disk.into_iter().find(|path| path.extension().is_some_and(|e| e == "ext4"));
     let disk = disk.expect("a disk");
     let aside = disk.with_extension("aside");
-    std::fs::rename(&disk, &aside).expect("renames");
-    std::fs::create_dir(&disk).expect("a folder");
+    fs::rename(&disk, &aside).expect("renames");
+    fs::create_dir(&disk).expect("a folder");
     let said = home.banger(&["vm", "start", "a"]);
     assert_ne!(said.code, 0, "{}{}", said.out, said.err);
     assert!(!said.err.trim().is_empty());
     home.wait("nothing runs", Duration::from_secs(20), |home| home.guests().is_empty());
     assert!(home.jails().is_empty(), "{:?}", home.jails());
-    std::fs::remove_dir(&disk).expect("removes");
-    std::fs::rename(&aside, &disk).expect("renames");
+    fs::remove_dir(&disk).expect("removes");
+    fs::rename(&aside, &disk).expect("renames");
     home.ok(&["vm", "start", "a"]);
     home.ok(&["destroy", "--yes"]);
     home.assert_nothing_left();
@@ -118,8 +152,8 @@ fn a_start_that_was_cut_off_is_begun_anew() {
     let (before, victim) = (home.boot_id("a"), vmm(&home).expect("runs"));
     home.kill_daemon();
     // As if the daemon had ended right before it wrote down that the machine was started.
-    let run = std::fs::read_dir(home.path().join("run/vm")).expect("reads").flatten().next();
-    std::fs::remove_file(run.expect("a run").path().join("started")).expect("removes");
+    let run = fs::read_dir(home.path().join("run/vm")).expect("reads").flatten().next();
+    fs::remove_file(run.expect("a run").path().join("started")).expect("removes");
     home.ok(&["ps"]);
     home.wait("another boot", Duration::from_secs(60), |home| {
         phase(home) == "ready" && home.boot_id("a") != before

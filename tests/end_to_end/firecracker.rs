@@ -69,6 +69,14 @@ fn firecracker_lives_in_the_jail_that_its_jailer_made() {
         let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("a user");
         assert!(uid.split_whitespace().all(|id| id.parse::<u32>().expect("one") >= 0x7100_0000));
     }
+    for (file, limit) in super::cgroup::limits(format!("/proc/{pid}").as_ref()) {
+        match file {
+            // One processor more than the guest's; 64 MiB more.
+            "cpu.max" => assert_eq!(limit, "200000 100000"),
+            "pids.max" => assert_eq!(limit, "64"),
+            _ => assert_eq!(limit, (192u64 << 20).to_string()),
+        }
+    }
     let (_, root) = home.jails().pop().expect("a jail");
     let names: BTreeSet<String> = fs::read_dir(&root)
         .expect("reads")

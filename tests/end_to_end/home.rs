@@ -1,5 +1,6 @@
 //! A home for one test: its own folders, daemon and sandboxes, with kernels and images built once for all.
 
+use super::cgroup;
 use crate::namespace::Namespace;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
@@ -7,6 +8,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -67,12 +69,28 @@ pub(crate) fn can_run() -> bool {
     false
 }
 
+/// Copies the programs under test, each with something at its end so that it is another file. An earlier copy is replaced as a
+/// package's tool does it: by another file of that name.
+pub(crate) fn install_programs(to: &Path, mark: &str) {
+    fs::create_dir_all(to).expect("a folder");
+    let ours = ["banger", "bangerd", "banger-helper"].map(|name| programs().join(name));
+    for program in ours.into_iter().chain([agent()]) {
+        let name = program.file_name().expect("a name").display().to_string();
+        let beside = to.join(format!(".{name}"));
+        fs::copy(&program, &beside).expect("copies");
+        let mut file = File::options().append(true).open(&beside).expect("opens");
+        file.write_all(mark.as_bytes()).expect("writes");
+        fs::rename(beside, to.join(name)).expect("renames");
+    }
+}
+
 /// A home that is removed at the end, with every process in it.
 ///
 /// What runs in it runs in a network namespace with no way out, so that no packet of a guest leaves it.
 pub(crate) struct Home {
     folder: PathBuf,
     namespace: Option<Namespace>,
+    programs: PathBuf,
     environment: Vec<(String, String)>,
     _temporary: tempfile::TempDir,
 }
@@ -115,7 +133,8 @@ impl Home {
         // A short path: sockets have short names only.
         let temporary = tempfile::Builder::new().prefix("bg").tempdir_in("/tmp").expect("a folder");
         let folder = temporary.path().to_path_buf();
-        Self { folder, namespace: None, environment: Vec::new(), _temporary: temporary }
+        let environment = vec![("BANGER_AGENT".to_string(), agent().display().to_string())];
+        Self { folder, namespace: None, programs: programs(), environment, _temporary: temporary }
     }
 
     /// In the host's own namespace, with the kernel that every image needs: for pulling images from the loopback. No
@@ -131,7 +150,7 @@ impl Home {
         let path = std::env::var("PATH").unwrap_or_default();
         let output = self
             .program(Path::new("/bin/sh"), &["-c", line])
-            .env("PATH", format!("{}:{path}", programs().display()))
+            .env("PATH", format!("{}:{path}", self.programs.display()))
             .output()
             .expect("sh runs");
         Said {
@@ -180,7 +199,7 @@ impl Home {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        self.program(&programs().join("banger"), arguments)
+        self.program(&self.programs.join("banger"), arguments)
     }
 
     fn program(&self, program: &Path, arguments: &[&str]) -> Command {
@@ -192,12 +211,17 @@ impl Home {
             .args(arguments)
             .current_dir(&self.folder)
             .env("BANGER_HOME", &self.folder)
-            .env("BANGER_AGENT", agent())
             .env("BANGER_JAILS", self.folder.join("jails"))
             .env("NO_COLOR", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
+    }
+
+    /// Uses programs that are installed in a folder from now on, with the agent beside them.
+    pub(crate) fn use_programs(&mut self, folder: &Path) {
+        self.programs = folder.to_path_buf();
+        self.environment.retain(|(name, _)| name != "BANGER_AGENT");
     }
 
     /// Sets a variable of every command from now on, and of the daemon that the first one starts.
@@ -389,27 +413,21 @@ impl Home {
 
 /// The cgroups whose processes belong to this home. An empty one belongs to nobody that we could tell.
 fn cgroups_with(folder: &Path) -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let root = mounts
-        .lines()
-        .find(|line| line.contains(" - cgroup2 "))
-        .and_then(|line| line.split(' ').nth(4));
-    let owner =
-        Path::new(root.unwrap_or("/nowhere")).join(format!("banger-{}", nix::unistd::geteuid()));
     let runs: BTreeSet<_> = fs::read_dir(folder.join("state/sandboxes"))
         .into_iter()
         .flatten()
         .flatten()
         .map(|e| e.file_name())
         .collect();
-    let all = fs::read_dir(owner).into_iter().flatten().flatten();
+    let all = cgroup::of_this_user().and_then(|owner| fs::read_dir(owner).ok());
+    let all = all.into_iter().flatten().flatten();
     all.filter(|entry| runs.contains(&entry.file_name())).map(|entry| entry.path()).collect()
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the daemon's log\n{}", self.log());
+            eprintln!("--- the daemon's log\n{}{}", self.log(), self.consoles());
         }
         // A test that failed must not leave guests behind: by number, and only those of this home.
         let ids: Vec<_> = fs::read_dir(self.folder.join("run/vm"))
@@ -428,17 +446,8 @@ impl Drop for Home {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        if let Some(root) = mounts
-            .lines()
-            .find(|line| line.contains(" - cgroup2 "))
-            .and_then(|line| line.split(' ').nth(4))
-        {
-            for id in ids {
-                let _ = fs::remove_dir(
-                    Path::new(root).join(format!("banger-{}", nix::unistd::geteuid())).join(id),
-                );
-            }
+        for id in ids {
+            let _ = cgroup::of_this_user().map(|owner| fs::remove_dir(owner.join(id)));
         }
     }
 }

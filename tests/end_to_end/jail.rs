@@ -206,6 +206,14 @@ fn look_at(process: &Path, uid: u32, jail: &Path) -> bool {
         let id = jail.file_name().expect("a name").to_string_lossy();
         assert!(line.ends_with(&format!("/banger-0/{id}")), "{line}");
     }
+    for (file, limit) in super::cgroup::limits(process) {
+        match file {
+            // One processor more than the guest's.
+            "cpu.max" => assert_eq!(limit, "200000 100000"),
+            "pids.max" => assert_eq!(limit, "128"),
+            _ => assert!(limit.parse::<u64>().is_ok_and(|bytes| bytes >> 20 < 2048), "{limit}"),
+        }
+    }
     for mount in read("mountinfo").lines() {
         let fields: Vec<&str> = mount.split(' ').collect();
         let (point, options) = (fields[4], fields[5].split(',').collect::<Vec<_>>());

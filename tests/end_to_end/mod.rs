@@ -1,6 +1,7 @@
 //! Real guests under the real programs. Each test has a home of its own, and counts what it leaves: nothing.
 
 mod bad_input;
+mod cgroup;
 mod crash;
 mod data;
 mod doctor;
