@@ -451,19 +451,22 @@ for frame in frames:
 print(len(frames))
 "#;
 
-/// Prints the word of every frame that arrives on any card within some seconds.
+/// Prints the word of every frame that arrives on any card, until its input has ended and nothing came for two seconds.
 const LISTEN: &str = r#"
-import re, socket, sys, time
+import re, select, socket, sys, time
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 if len(sys.argv) > 1: s.bind((sys.argv[1], 3))
-s.settimeout(0.2)
 print("ready", flush=True)
-end = time.time() + 8
-while time.time() < end:
-    try: frame, where = s.recvfrom(4096)
-    except OSError: continue
+sources, last = [s, sys.stdin], time.time()
+while len(sources) == 2 or time.time() < last + 2:
+    found, _, _ = select.select(sources, [], [], 0.2)
+    if sys.stdin in found: sources, last = [s], time.time()
+    if s not in found: continue
+    frame, where = s.recvfrom(4096)
     if where[2] == 4: continue
-    for word in re.findall(rb"(?:SPOOF-|DIRECT-|HONEST-)\d+", frame): print(word.decode(), flush=True)
+    for word in re.findall(rb"(?:SPOOF-|DIRECT-|HONEST-)\d+", frame):
+        last = time.time()
+        print(word.decode(), flush=True)
 "#;
 
 /// R-V3: from `c`, as `a` and as the gateway; on the host's bridge and in `a` and `b` nothing of it arrives.
@@ -473,7 +476,7 @@ fn spoofing(home: &Home, a: &str) {
         bridge.lines().find(|l| l.starts_with("bgb")).and_then(|l| l.split_whitespace().next());
     let bridge = bridge.expect("a bridge").to_string();
     let listen = |mut command: std::process::Command| {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("runs");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("runs");
         let mut out = child.stdout.take().expect("piped");
         let mut ready = [0; 6];
         out.read_exact(&mut ready).expect("listens");
@@ -495,6 +498,7 @@ fn spoofing(home: &Home, a: &str) {
     assert_eq!(sent.trim(), "18", "R-V3 asks for twelve");
     let mut heard = Vec::new();
     for (mut child, mut out) in listeners {
+        drop(child.stdin.take());
         let mut text = String::new();
         out.read_to_string(&mut text).expect("reads");
         child.wait().expect("ends");
