@@ -15,7 +15,7 @@ use banger_plan::actual::Actual;
 use banger_plan::admit::{Capacity, admit};
 use banger_plan::assign;
 use banger_plan::desired::{Desired, Key, Life};
-use banger_plan::plan::{Plan, plan};
+use banger_plan::plan::{List, Plan, plan};
 use banger_plan::snapshot;
 use banger_plan::status::{Failures, status};
 use banger_schema::Spec;
@@ -293,12 +293,14 @@ impl Engine {
             let pause = troubles.next_try().unwrap_or(TICK).min(TICK);
             tokio::select! {
                 _ = wakes.recv() => while wakes.try_recv().is_ok() {},
-                Some(ended) = done.recv() => self.list_done(ended, &mut busy, &mut troubles),
+                Some(ended) = done.recv() => {
+                    self.list_done(ended, &mut busy, &mut troubles, &mut turns);
+                }
                 () = tokio::time::sleep(pause) => {}
                 _ = stop.changed() => break,
             }
             while let Ok(ended) = done.try_recv() {
-                self.list_done(ended, &mut busy, &mut troubles);
+                self.list_done(ended, &mut busy, &mut troubles, &mut turns);
             }
         }
     }
@@ -330,9 +332,12 @@ impl Engine {
         for project in std::mem::take(&mut *self.forgive.lock().expect("no holder panics")) {
             troubles.forgive(|key| desired.belongs(key, &project));
         }
-        troubles.settle(&desired, &actual, &plan);
-        turns.settle(&actual, busy);
-        for (key, list) in &mut plan.lists {
+        troubles.settle(&desired, &actual, &plan, busy);
+        turns.settle(&actual);
+        // Who was tried least comes first, so that those who never boot do not keep others from it; then who is waited for.
+        let mut lists: Vec<(&Key, &mut List)> = plan.lists.iter_mut().collect();
+        lists.sort_by_key(|(key, _)| (troubles.tries(key), !is_ephemeral(key, &desired)));
+        for (key, list) in lists {
             if busy.contains(key) || !list.waits.is_empty() || list.steps.is_empty() {
                 continue;
             }
@@ -348,7 +353,7 @@ impl Engine {
                 };
                 troubles.attempt_failed(key, &failed, &words);
             }
-            if !troubles.may_try(key) || !turns.take(key, list) {
+            if !troubles.may_try(key) || !turns.take(key, list, &actual) {
                 continue;
             }
             busy.insert(key.clone());
@@ -364,8 +369,15 @@ impl Engine {
         self.publish(desired, actual, plan, troubles.failures(), change);
     }
 
-    fn list_done(&self, ended: carry::Ended, busy: &mut BTreeSet<Key>, troubles: &mut Troubles) {
+    fn list_done(
+        &self,
+        ended: carry::Ended,
+        busy: &mut BTreeSet<Key>,
+        troubles: &mut Troubles,
+        turns: &mut Turns,
+    ) {
         busy.remove(&ended.key);
+        turns.list_done(&ended.key);
         match ended.outcome {
             Ok(()) => troubles.list_succeeded(&ended.key),
             Err(problem) => troubles.list_failed(&ended.key, problem, &self.desired()),
@@ -403,6 +415,18 @@ impl Engine {
     fn tell(&self, key: &Key, event: Event) {
         // Without a listener nobody is told.
         let _ = self.events.send((key.clone(), event));
+    }
+}
+
+fn is_ephemeral(key: &Key, desired: &Desired) -> bool {
+    match key {
+        Key::Sandbox(id) => desired.sandboxes.get(id).is_some_and(|sandbox| sandbox.ephemeral),
+        Key::Network
+        | Key::Memories
+        | Key::Kernel(_)
+        | Key::Image(_)
+        | Key::Volume(_)
+        | Key::Snapshot(_) => false,
     }
 }
 

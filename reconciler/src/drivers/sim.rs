@@ -98,6 +98,8 @@ pub struct World {
     pub blind: bool,
     /// Seconds until a guest answers.
     pub boot_secs: u64,
+    /// Sandboxes whose guests never answer.
+    pub mute: BTreeSet<SandboxId>,
     /// What guests are run with.
     pub backends: Backends,
     /// Memories that machines can start from.

@@ -1,13 +1,13 @@
 //! What failed, how often, and when it is tried again. Kept in memory only: a new daemon tries at once.
 
-use banger_plan::actual::Actual;
-use banger_plan::desired::{Desired, Key, Life};
+use banger_plan::actual::{Actual, SandboxFact};
+use banger_plan::desired::{Desired, DesiredSandbox, Key, Life};
+use banger_plan::kind::is_ready;
 use banger_plan::plan::{List, Plan};
 use banger_plan::status::{Failure, Failures};
-use banger_wire::agent::Phase;
 use banger_wire::api::{Problem, ProblemKind};
 use banger_wire::id::Generation;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -56,6 +56,22 @@ fn stamp(key: &Key, desired: &Desired) -> Stamp {
     }
 }
 
+fn sandbox_of<'a>(
+    key: &Key,
+    desired: &'a Desired,
+    actual: &'a Actual,
+) -> Option<(&'a DesiredSandbox, &'a SandboxFact)> {
+    match key {
+        Key::Sandbox(id) => Some((desired.sandboxes.get(id)?, actual.sandboxes.get(id)?)),
+        Key::Network
+        | Key::Memories
+        | Key::Kernel(_)
+        | Key::Image(_)
+        | Key::Volume(_)
+        | Key::Snapshot(_) => None,
+    }
+}
+
 fn pause(count: u32, stamp: Stamp) -> Duration {
     let longest = match stamp {
         Some((_, Life::Removed)) => LONGEST_PAUSE_OF_REMOVAL,
@@ -72,26 +88,34 @@ impl Troubles {
     }
 
     /// Drops what belongs to older generations, to things that are gone, and to sandboxes that became ready.
-    pub(super) fn settle(&mut self, desired: &Desired, actual: &Actual, plan: &Plan) {
-        let ready = |key: &Key| match key {
-            Key::Sandbox(id) => {
-                let guest = actual.sandboxes.get(id).and_then(|fact| fact.guest.present());
-                let now = desired.sandboxes.get(id).map(|sandbox| sandbox.generation);
-                guest.is_some_and(|g| g.phase == Phase::Ready && Some(g.generation) == now)
-            }
-            Key::Network
-            | Key::Memories
-            | Key::Kernel(_)
-            | Key::Image(_)
-            | Key::Volume(_)
-            | Key::Snapshot(_) => false,
+    pub(super) fn settle(
+        &mut self,
+        desired: &Desired,
+        actual: &Actual,
+        plan: &Plan,
+        busy: &BTreeSet<Key>,
+    ) {
+        let ready = |key: &Key| match sandbox_of(key, desired, actual) {
+            Some((sandbox, fact)) => is_ready(sandbox, Some(fact)),
+            None => false,
         };
-        // What needs nothing done is in no trouble any more, unless it is a start that may come to nothing yet.
-        self.troubles.retain(|key, trouble| trouble.of_start || plan.lists.contains_key(key));
+        // What is as it should be and needs nothing done is in no trouble any more. A sandbox of which nothing is seen for a
+        // moment is not as it should be.
+        let at_rest = |key: &Key| match sandbox_of(key, desired, actual) {
+            Some((sandbox, fact)) if sandbox.runs() => is_ready(sandbox, Some(fact)),
+            Some((_, fact)) => fact.vmm.is_absent(),
+            None => true,
+        };
         self.troubles.retain(|key, trouble| {
-            trouble.stamp == stamp(key, desired) && !(trouble.of_start && ready(key))
+            let over = !plan.lists.contains_key(key) && !busy.contains(key) && at_rest(key);
+            !over && trouble.stamp == stamp(key, desired) && !(trouble.of_start && ready(key))
         });
         self.attempts.retain(|key, attempt| attempt.stamp == stamp(key, desired) && !ready(key));
+    }
+
+    /// How often a start came to nothing since the sandbox was ready.
+    pub(super) fn tries(&self, key: &Key) -> u32 {
+        self.attempts.get(key).map_or(0, |attempt| attempt.count)
     }
 
     /// Why a start is planned again although the sandbox was started for this generation. `None` when it was not.

@@ -1,50 +1,92 @@
 //! Turns to boot: so many guests boot at once as the host has processors, at least two. Among many, each would take as long
 //! as all of them together, some too long to be waited for; and whoever boots later goes on from the template of the first.
 
-use banger_plan::actual::{Actual, VmmFact};
+use banger_plan::action::Action;
+use banger_plan::actual::{Actual, SandboxFact};
+use banger_plan::boot::Nic;
 use banger_plan::desired::Key;
 use banger_plan::kind::GUEST_DEADLINE_SECS;
 use banger_plan::plan::{List, Wait};
-use banger_wire::id::{Generation, SandboxId};
+use banger_wire::agent::Phase;
+use banger_wire::id::Generation;
 use std::collections::BTreeSet;
 
 /// Who has one.
 #[derive(Debug)]
 pub(super) struct Turns {
     most: usize,
-    taken: BTreeSet<Key>,
+    /// Those whose list with a start is under way.
+    starting: BTreeSet<Key>,
+    /// Those whose guest is on its way to its identity, as seen last.
+    booting: BTreeSet<Key>,
 }
 
 impl Turns {
     /// For a host with so many processors.
     pub(super) fn new(cpus: u32) -> Self {
-        Self { most: (cpus as usize).max(2), taken: BTreeSet::new() }
+        let most = (cpus as usize).max(2);
+        Self { most, starting: BTreeSet::new(), booting: BTreeSet::new() }
     }
 
-    /// Takes back the turns of those who booted, or came to nothing. Whoever boots already, has one.
-    pub(super) fn settle(&mut self, actual: &Actual, busy: &BTreeSet<Key>) {
-        self.taken.retain(|key| busy.contains(key));
-        let booting = actual.sandboxes.keys().filter(|id| boots(actual, id));
-        self.taken.extend(booting.map(|id| Key::Sandbox(id.clone())));
+    /// Looks who boots.
+    pub(super) fn settle(&mut self, actual: &Actual) {
+        let booting = actual.sandboxes.iter().filter(|(_, fact)| boots(fact));
+        self.booting = booting.map(|(id, _)| Key::Sandbox(id.clone())).collect();
+    }
+
+    /// A list ended.
+    pub(super) fn list_done(&mut self, key: &Key) {
+        self.starting.remove(key);
     }
 
     /// Takes a turn for a list that boots a guest, and says whether it may begin. Without one it waits, for all to see.
-    pub(super) fn take(&mut self, key: &Key, list: &mut List) -> bool {
-        if list.start().is_none() || self.taken.contains(key) {
+    pub(super) fn take(&mut self, key: &Key, list: &mut List, actual: &Actual) -> bool {
+        if !needs_turn(key, list, actual) {
             return true;
         }
-        if self.taken.len() >= self.most {
-            list.waits.push(Wait::Turn(self.taken.len()));
+        let others: BTreeSet<&Key> =
+            self.starting.union(&self.booting).filter(|other| *other != key).collect();
+        if others.len() >= self.most {
+            list.waits.push(Wait::Turn(others.len()));
             return false;
         }
-        self.taken.insert(key.clone())
+        self.starting.insert(key.clone());
+        true
     }
 }
 
+/// What takes something away from a guest does not wait for others: a port of the host's, or the way to the host itself.
+/// What goes on from a memory does not boot.
+fn needs_turn(key: &Key, list: &List, actual: &Actual) -> bool {
+    let Some(Action::StartVmm { boot, wakes: false, .. }) = list.start().map(|step| &step.action)
+    else {
+        return false;
+    };
+    let fact = match key {
+        Key::Sandbox(id) => actual.sandboxes.get(id),
+        Key::Network
+        | Key::Memories
+        | Key::Kernel(_)
+        | Key::Image(_)
+        | Key::Volume(_)
+        | Key::Snapshot(_) => None,
+    };
+    let runs = fact.filter(|fact| fact.vmm.present().is_some()).and_then(|fact| fact.run.present());
+    let nic = runs.and_then(|run| run.boot.as_ref()).map(|boot| boot.nic);
+    let narrows = nic == Some(Nic::User) && boot.as_ref().map(|boot| boot.nic) != nic;
+    let closes = list.steps.iter().any(|step| matches!(step.action, Action::Unpublish { .. }));
+    !narrows && !closes
+}
+
 /// Whether a guest is on its way to its identity. One that never gets there keeps its turn no longer than it is waited for.
-fn boots(actual: &Actual, id: &SandboxId) -> bool {
-    let fact = &actual.sandboxes[id];
-    let known = fact.guest.present().is_some_and(|guest| guest.generation > Generation(0));
-    let young = |vmm: &VmmFact| !vmm.is_suspended && vmm.uptime_secs < GUEST_DEADLINE_SECS;
-    !known && fact.vmm.present().is_some_and(young)
+fn boots(fact: &SandboxFact) -> bool {
+    let arrived = fact
+        .guest
+        .present()
+        .is_some_and(|guest| guest.generation > Generation(0) || guest.phase == Phase::Failed);
+    let young = fact
+        .vmm
+        .present()
+        .is_some_and(|vmm| !vmm.is_suspended && vmm.uptime_secs < GUEST_DEADLINE_SECS);
+    young && !arrived
 }

@@ -19,7 +19,7 @@ pub(crate) mod volume;
 use crate::actual::{Actual, SandboxFact};
 use crate::desired::{Desired, DesiredSandbox};
 use crate::plan::List;
-pub use verdict::{GUEST_DEADLINE_SECS, Verdict};
+pub use verdict::{GUEST_DEADLINE_SECS, Verdict, is_ready};
 
 /// A part of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -337,7 +337,7 @@ pub(crate) fn has_volume(fact: &SandboxFact, volume: &VolumeId) -> bool {
 }
 
 /// Whether the guest answered, for this generation, that it is ready.
-pub(crate) fn is_ready(sandbox: &DesiredSandbox, fact: Option<&SandboxFact>) -> bool {
+pub fn is_ready(sandbox: &DesiredSandbox, fact: Option<&SandboxFact>) -> bool {
     let Some(fact) = fact else { return false };
     fact.vmm.present().is_some_and(|vmm| vmm.whole)
         && fact

@@ -214,7 +214,7 @@ impl Vmm for Sim {
             if !wakes {
                 world.run_disk(id);
             }
-            let (uptime, silent, unheard) = (0, false, 0);
+            let (uptime, silent, unheard) = (0, world.mute.contains(id), 0);
             let boot = boot.clone();
             let vmm = SimVmm { boot, uptime, guest, silent, unheard, paused: wakes, woken: wakes };
             world.vmms.insert(id.clone(), vmm);
