@@ -2,7 +2,7 @@
 //! in `end_to_end/jail.rs`.
 
 use crate::namespace::Namespace;
-use banger_wire::helper::{PROTOCOL, Reply, Request};
+use banger_wire::helper::{Line, PROTOCOL, Reply, Request};
 use banger_wire::id::{InstallId, SandboxId};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -236,7 +236,7 @@ fn operations_are_written_down_for_root() {
     let path = folder.path().join("journal");
     let journal = UnixDatagram::bind(&path).expect("a socket");
     journal.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
-    let read = || -> BTreeMap<String, String> {
+    let read = |journal: &UnixDatagram| -> BTreeMap<String, String> {
         let mut entry = [0; 4096];
         let count = journal.recv(&mut entry).expect("an entry");
         let text = std::str::from_utf8(&entry[..count]).expect("text");
@@ -249,20 +249,20 @@ fn operations_are_written_down_for_root() {
     let sandbox = own();
     let remove = Request::VmRemove { sandbox: sandbox.clone() };
     assert!(matches!(helper.ask(&remove, &[]), Reply::Refused { .. }));
-    let refused = read();
+    let refused = read(&journal);
     assert_eq!(refused["BANGER_OPERATION"], "vm-remove");
     assert_eq!(refused["BANGER_OUTCOME"], "refused, the versions were not agreed on");
     assert_eq!(refused["PRIORITY"], "4");
     let helper = helper.agreed();
     assert!(matches!(helper.ask(&Request::Probe {}, &[]), Reply::Facts(_)));
     assert_eq!(helper.ask(&remove, &[]), Reply::Unchanged);
-    let done = read();
+    let done = read(&journal);
     let expected = [
         ("BANGER_OPERATION", "vm-remove"),
         ("BANGER_SANDBOX", sandbox.as_str()),
         ("BANGER_UID", "1234"),
         ("BANGER_OUTCOME", "unchanged"),
-        ("BANGER_DROPPED", "0"),
+        ("BANGER_MISSED", "0"),
         ("PRIORITY", "6"),
         ("SYSLOG_IDENTIFIER", "banger-helper"),
     ];
@@ -270,6 +270,7 @@ fn operations_are_written_down_for_root() {
         assert_eq!(done[name], value, "{done:?}");
     }
     assert!(done["BANGER_MICROS"].parse::<u64>().is_ok(), "{done:?}");
+    assert_eq!(serde_json::from_str::<Request>(&done["BANGER_REQUEST"]).expect("JSON"), remove);
     assert!(done["MESSAGE"].starts_with("vm-remove of "), "{done:?}");
 
     // Nobody reads: the helper does not wait, and says later how many entries that cost.
@@ -283,9 +284,19 @@ fn operations_are_written_down_for_root() {
     }
     journal.set_nonblocking(false).expect("a mode");
     assert_eq!(helper.ask(&remove, &[]), Reply::Unchanged);
-    assert_eq!(read()["BANGER_DROPPED"], (2000 - taken).to_string());
+    assert_eq!(read(&journal)["BANGER_MISSED"], (2000 - taken).to_string());
     assert!(taken > 0 && taken < 2000, "{taken}");
-    // What is no request is written down, too.
+    // A journal that was started anew has the next entry.
+    drop(journal);
+    std::fs::remove_file(&path).expect("removes");
+    assert_eq!(helper.ask(&remove, &[]), Reply::Unchanged);
+    let journal = UnixDatagram::bind(&path).expect("a socket");
+    journal.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    assert_eq!(helper.ask(&remove, &[]), Reply::Unchanged);
+    assert_eq!(read(&journal)["BANGER_MISSED"], "1");
+    // A way that is not there is nothing to write down; what is no request is.
+    let open = Request::VmOpen { sandbox, what: Line::Agent };
+    assert!(matches!(helper.ask(&open, &[]), Reply::Refused { .. } | Reply::Failed { .. }));
     assert!(matches!(helper.raw(b"{}", &[]), None | Some(Reply::Refused { .. })));
-    assert_eq!(read()["BANGER_OUTCOME"], "refused, the message is not understood");
+    assert_eq!(read(&journal)["BANGER_OUTCOME"], "refused, the message is not understood");
 }

@@ -52,6 +52,8 @@ pub(crate) fn run() -> io::Result<()> {
         }
         let cut = message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
         if cut || message.bytes > MAX_MESSAGE {
+            let reply = Reply::Refused { rule: "the message is too long".into() };
+            audit.note(None, false, &reply, Duration::ZERO);
             return Err(io::Error::other("a message is too long"));
         }
         match serde_json::from_slice::<Request>(&buffer[..message.bytes]) {
@@ -59,15 +61,13 @@ pub(crate) fn run() -> io::Result<()> {
                 let begun = Instant::now();
                 let said = table::run(&request, descriptors, &mut caller);
                 let (reply, descriptor) = said.unwrap_or_else(|bad| (answer::reply(bad), None));
-                let bad = matches!(reply, Reply::Refused { .. } | Reply::Failed { .. });
-                if bad || !table::only_looks(&request) {
-                    audit.note(Some(&request), &reply, begun.elapsed());
-                }
+                let only_looks = table::only_looks(&request);
+                audit.note(Some(&request), only_looks, &reply, begun.elapsed());
                 answer(socket, &reply, descriptor.as_ref())?;
             }
             Err(error) => {
                 let reply = Reply::Refused { rule: "the message is not understood".into() };
-                audit.note(None, &reply, Duration::ZERO);
+                audit.note(None, false, &reply, Duration::ZERO);
                 answer(socket, &reply, None)?;
                 return Err(io::Error::other(error));
             }
