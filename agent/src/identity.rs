@@ -145,7 +145,8 @@ fn wake(old: &Identity, identity: &Identity) -> Result<(), Error> {
     name_host(Some(&old.hostname), &identity.hostname, address(identity))
 }
 
-/// Marks the sandbox's own disk as its. One that was copied from another's has that one's machine id, which is made anew.
+/// Marks the sandbox's own disk as its. A machine id that is there is another's then, the image's or of whose disk this is a copy:
+/// it is made anew.
 fn belong(hidden: &File, identity: &Identity) -> Result<(), Error> {
     let Some(sandbox) = &identity.sandbox else { return Ok(()) };
     let marker = format!("/proc/self/fd/{}/sandbox", hidden.as_raw_fd());
@@ -153,12 +154,10 @@ fn belong(hidden: &File, identity: &Identity) -> Result<(), Error> {
     if before == sandbox.as_str() {
         return Ok(());
     }
-    let machine = Path::new("/etc/machine-id");
     // What is not there yet is made by whoever needs it.
-    let known = fs::read_to_string(machine).is_ok_and(|id| id.trim().len() == 32);
-    if !before.is_empty() && known {
+    if fs::read_to_string("/etc/machine-id").is_ok_and(|id| id.trim().len() == 32) {
         let random = at("a machine id", fs::read_to_string("/proc/sys/kernel/random/uuid"))?;
-        at("/etc/machine-id", fs::write(machine, random.replace('-', "")))?;
+        at("/etc/machine-id", fs::write("/etc/machine-id", random.replace('-', "")))?;
     }
     at("marking the disk", fs::write(&marker, sandbox.as_str()))
 }

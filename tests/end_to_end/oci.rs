@@ -124,7 +124,7 @@ fn files_of_this_host_become_images() {
          skopeo copy -q --insecure-policy oci:{from}/lay:busybox oci:layout:busybox; \
          skopeo copy -q --insecure-policy oci:{from}/lay:busybox oci-archive:archive.tar:busybox; \
          mkdir -p tree/bin; cp $(command -v busybox) tree/bin/; for n in sh cat id; do ln tree/bin/busybox tree/bin/$n; done; \
-         mkdir tree/etc; echo tree >tree/etc/what; ln -s /etc/what tree/link; tar -czf rootfs.tgz -C tree ."
+         mkdir tree/etc; echo tree >tree/etc/what; printf %032d 7 >tree/etc/machine-id; ln -s /etc/what tree/link; tar -czf rootfs.tgz -C tree ."
     ));
     let mut text = String::new();
     for (name, path) in [
@@ -146,6 +146,13 @@ fn files_of_this_host_become_images() {
     for tree in ["tree", "rootfs"] {
         assert_eq!(sh(tree, "cat /link; id -u"), "tree\n0\n");
     }
+    // The image's machine id is nobody's: each has one of its own, and keeps it.
+    let machine = |name: &str| sh(name, "cat /etc/machine-id");
+    let ids = ["tree", "rootfs"].map(machine);
+    assert!(ids.iter().all(|id| id.trim().len() == 32 && !id.starts_with("000000")), "{ids:?}");
+    assert_ne!(ids[0], ids[1]);
+    home.ok(&["vm", "restart", "tree"]);
+    assert_eq!(machine("tree"), ids[0]);
     let content = |name: &str| home.json(&["image", "show", name])["content"].to_string();
     assert_eq!(content("saved"), content("packed"));
     assert_eq!(content("layout"), content("archive"));
