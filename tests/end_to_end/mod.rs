@@ -22,4 +22,5 @@ mod run;
 mod snapshot;
 mod ssh;
 mod suspend;
+mod ways;
 mod workspace;

@@ -1,5 +1,5 @@
 //! The way of one process into its jail. The helper starts itself for it: a process of one thread that takes a cgroup,
-//! mounts that only it sees, a root and a user, and then becomes the program.
+//! mounts that only it sees, a network with nothing in it, a root and a user, and then becomes the program.
 
 use crate::sys;
 use rustix::fs::{CWD, Mode};
@@ -41,6 +41,8 @@ pub(crate) struct Launch {
     /// Folders of the host that appear in the root, to be read only.
     pub(crate) system: Vec<PathBuf>,
     pub(crate) cgroup: Option<PathBuf>,
+    /// Whether it has a network of its own, with nothing in it. A tap that it was given leads to the host all the same.
+    pub(crate) own_network: bool,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
     /// The user to become, behind the root. None for the jailer, which does both itself.
@@ -72,7 +74,7 @@ fn become_it(launch: &Launch) -> io::Result<std::convert::Infallible> {
     // Taken while this process still shares the mounts of who opened them.
     let trees = launch.mounts.iter().map(|mount| Ok((mount, tree(mount.descriptor)?)));
     let trees = trees.collect::<io::Result<Vec<_>>>()?;
-    sys::own_mounts()?;
+    sys::own_namespaces(launch.own_network)?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     if launch.user.is_some() {
         mount_bind(&launch.root, &launch.root)?;

@@ -143,17 +143,25 @@ impl Start<'_> {
                 Some(tap)
             }
         };
-        let launch = Launch {
-            root: furnish.root().to_path_buf(),
-            mounts,
-            system: Vec::new(),
-            cgroup: cgroup::ensure(caller.uid, self.sandbox, self.machine)?,
-            program: PathBuf::new(),
-            arguments: Vec::new(),
-            user: None,
-            largest,
-            mark: None,
-        };
+        let launch =
+            Launch {
+                root: furnish.root().to_path_buf(),
+                mounts,
+                system: Vec::new(),
+                cgroup: cgroup::ensure(caller.uid, self.sandbox, self.machine)?,
+                // QEMU's own network is the host's. Firecracker opens its tap by name, where the tap is.
+                own_network: match (self.machine.backend, self.machine.card) {
+                    (Backend::Qemu, Card::None | Card::Tap)
+                    | (Backend::Firecracker, Card::None) => true,
+                    (Backend::Qemu, Card::User)
+                    | (Backend::Firecracker, Card::Tap | Card::User) => false,
+                },
+                program: PathBuf::new(),
+                arguments: Vec::new(),
+                user: None,
+                largest,
+                mark: None,
+            };
         match programs {
             Programs::Firecracker(found) => {
                 // It opens the tap itself, by its name.
@@ -214,6 +222,7 @@ impl Start<'_> {
             mounts: vec![program],
             program: Path::new("/").join(VSOCK),
             arguments: qemu::vsock_arguments(self.machine),
+            own_network: true,
             mark: Some((MARK.into(), Role::Vsock.mark().into())),
             ..launch.clone()
         };

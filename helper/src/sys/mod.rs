@@ -58,11 +58,14 @@ pub(crate) fn keep_tap(tap: &OwnedFd) -> io::Result<()> {
     unsafe { Ok(ioctl(tap.as_fd(), IntegerSetter::<{ TUNSETPERSIST }>::new_usize(1))?) }
 }
 
-/// Gives this process mounts of its own. Only for a process of one thread.
-pub(crate) fn own_mounts() -> io::Result<()> {
-    // SAFETY: a new mount namespace shares the descriptors as before; nothing of memory safety depends on which paths lead
+/// Gives this process mounts and messages of its own, and a network with nothing in it where that is asked for. Only for a
+/// process of one thread.
+pub(crate) fn own_namespaces(network: bool) -> io::Result<()> {
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC;
+    flags.set(UnshareFlags::NEWNET, network);
+    // SAFETY: new namespaces share the descriptors as before; nothing of memory safety depends on which paths and addresses lead
     // where, and no other thread is there to be surprised.
-    unsafe { Ok(rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)?) }
+    unsafe { Ok(rustix::thread::unshare_unsafe(flags)?) }
 }
 
 /// Lets a descriptor, whoever's it is, end with this program. One that is not open is no error.
