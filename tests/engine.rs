@@ -9,7 +9,7 @@ use banger_reconciler::store::Store;
 use banger_wire::api::{Edit, Phase, SandboxStatus};
 use banger_wire::id::{Generation, InstallId};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 const TERMS: Terms = Terms { dry_run: false, consent: Consent::No, ephemeral: false, also: None };
@@ -109,4 +109,28 @@ async fn who_never_boots_gives_the_turn_up() {
     let world = sim.world();
     let answers = world.vmms.iter().filter(|(_, vmm)| vmm.guest.is_some());
     assert!(answers.map(|(id, _)| id).all(|id| !mute.contains(id)));
+}
+
+/// What ends as soon as it is ready, again and again, is started again after longer and longer pauses; and then it is well.
+#[tokio::test]
+async fn who_ends_again_and_again_waits_longer_each_time() {
+    let sim = Sim::new();
+    let (engine, _stop) = begin(&sim, 1).await;
+    let id = engine.desired().sandboxes.keys().next().cloned().expect("one");
+    let begun = Instant::now();
+    let mut starts = Vec::new();
+    while begun.elapsed() < Duration::from_secs(4) {
+        watch_boots(&sim, &engine, 0).await;
+        starts.push(begun.elapsed().as_millis());
+        sim.world().vmms.remove(&id);
+        let gone = |engine: &Engine| engine.snapshots().borrow().status.sandboxes[0].phase;
+        while gone(&engine) == Phase::Ready {
+            engine.wake();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    // The pauses double: 0.4, 0.8, 1.6 seconds.
+    assert!((3..=5).contains(&starts.len()), "{starts:?}");
+    let pauses: Vec<u128> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses.windows(2).all(|pair| pair[1] > pair[0] * 3 / 2), "{pauses:?}");
 }

@@ -52,6 +52,13 @@ fn a_vmm_that_ends_is_started_again_in_every_state() {
         assert_eq!(home.ok(&["vm", "exec", "a", "--", "cat", "/kept"]), "kept\n", "{signal}");
         assert_eq!(home.jails().len(), 1, "one jail for one sandbox, after {signal}");
     }
+    // One that stands still is not ready, and is when it goes on: nobody started it again for that.
+    let (before, victim) = (home.boot_id("a"), vmm(&home).expect("runs"));
+    kill(victim, Signal::SIGSTOP).expect("a signal");
+    home.wait("it is not ready", Duration::from_secs(40), |home| phase(home) != "ready");
+    kill(victim, Signal::SIGCONT).expect("a signal");
+    home.wait("it is ready", Duration::from_secs(40), |home| phase(home) == "ready");
+    assert_eq!(home.boot_id("a"), before);
     // One that stands still is no reason to wait for ever: it is stopped like any other.
     let victim = vmm(&home).expect("runs");
     kill(victim, Signal::SIGSTOP).expect("a signal");

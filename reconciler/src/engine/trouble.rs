@@ -13,6 +13,8 @@ use tokio::time::Instant;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Who was ready for so long starts with a clean sheet. Whoever ends sooner, again and again, waits longer each time.
+const STEADY: Duration = Duration::from_secs(60);
 /// What should go is tried at least this often.
 const LONGEST_PAUSE_OF_REMOVAL: Duration = Duration::from_secs(2);
 
@@ -29,12 +31,13 @@ struct Trouble {
     next_try: Instant,
 }
 
-/// A start whose sandbox has not been ready since.
+/// Starts of a sandbox that has not been ready for long since.
 #[derive(Debug)]
 struct Attempt {
     stamp: Stamp,
     count: u32,
     reported: bool,
+    ready: Option<Instant>,
 }
 
 /// All failures.
@@ -110,10 +113,17 @@ impl Troubles {
             let over = !plan.lists.contains_key(key) && !busy.contains(key) && at_rest(key);
             !over && trouble.stamp == stamp(key, desired) && !(trouble.of_start && ready(key))
         });
-        self.attempts.retain(|key, attempt| attempt.stamp == stamp(key, desired) && !ready(key));
+        self.attempts.retain(|key, attempt| {
+            match ready(key) {
+                true => drop(attempt.ready.get_or_insert_with(Instant::now)),
+                false => attempt.ready = None,
+            }
+            let steady = attempt.ready.is_some_and(|since| since.elapsed() >= STEADY);
+            attempt.stamp == stamp(key, desired) && !steady
+        });
     }
 
-    /// How often a start came to nothing since the sandbox was ready.
+    /// How often it was started since it was ready for long.
     pub(super) fn tries(&self, key: &Key) -> u32 {
         self.attempts.get(key).map_or(0, |attempt| attempt.count)
     }
@@ -155,7 +165,8 @@ impl Troubles {
         if list.start().is_some() {
             let stamp = stamp(key, desired);
             let attempt = self.attempts.entry(key.clone());
-            let attempt = attempt.or_insert(Attempt { stamp, count: 0, reported: false });
+            let attempt =
+                attempt.or_insert(Attempt { stamp, count: 0, reported: false, ready: None });
             attempt.count += 1;
             attempt.reported = false;
         }
@@ -171,13 +182,14 @@ impl Troubles {
 
     /// A list failed.
     pub(super) fn list_failed(&mut self, key: &Key, problem: Problem, desired: &Desired) {
-        if let Some(attempt) = self.attempts.get_mut(key) {
+        let start = self.attempts.get_mut(key).filter(|attempt| attempt.ready.is_none());
+        let of_start = start.is_some();
+        if let Some(attempt) = start {
             attempt.reported = true;
         }
         let stamp = stamp(key, desired);
         let count = self.troubles.get(key).map_or(0, |trouble| trouble.count) + 1;
         let next_try = Instant::now() + pause(count, stamp);
-        let of_start = self.attempts.contains_key(key);
         self.troubles.insert(key.clone(), Trouble { stamp, of_start, count, problem, next_try });
     }
 
