@@ -1,7 +1,7 @@
 //! Starts a machine in a jail of its own.
 
 use crate::answer::{At, Bad};
-use crate::jail::{self, Furnish, Jail, Launch, Record, Role, memory, read_end};
+use crate::jail::{self, Furnish, Jail, Launch, Record, Role, connect, memory, read_end};
 use crate::netlink::Netlink;
 use crate::programs::{self, Firecracker, Qemu};
 use crate::table::Caller;
@@ -241,8 +241,13 @@ impl Start<'_> {
 
     /// Waits until a process has opened its socket.
     fn opened(&self, mut child: Child, socket: &str, caller: &mut Caller) -> Result<Reply, Bad> {
-        let (begun, path) = (Instant::now(), self.jail.folder.join(&self.record.root).join(socket));
-        let is_open = || fs::symlink_metadata(&path).is_ok();
+        let (begun, root) = (Instant::now(), self.jail.folder.join(&self.record.root));
+        let is_open = || match self.machine.backend {
+            // A socket has its name before anybody listens there.
+            Backend::Firecracker => connect(&root, socket, self.record.uid).is_ok(),
+            // Theirs take one connection, which is not ours.
+            Backend::Qemu => fs::symlink_metadata(root.join(socket)).is_ok(),
+        };
         let mut ended = None;
         while ended.is_none() && !is_open() && begun.elapsed() < OPEN {
             ended = child.try_wait().at("waiting for a program")?;
