@@ -30,8 +30,19 @@ pub(crate) fn hierarchy() -> Option<PathBuf> {
 }
 
 /// The controllers that the hierarchy offers and we use.
-pub(crate) fn controllers(root: &Path) -> Vec<Controller> {
-    let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+fn controllers(root: &Path) -> Vec<Controller> {
+    listed(&root.join("cgroup.controllers"))
+}
+
+/// The controllers that sandboxes of an owner are limited by: those that are offered; once the first one was started, those that
+/// were handed down to it, which can be fewer.
+pub(crate) fn effective(root: &Path, uid: u32) -> Vec<Controller> {
+    let handed_down = root.join(owner_cgroup(uid)).join("cgroup.subtree_control");
+    if handed_down.exists() { listed(&handed_down) } else { controllers(root) }
+}
+
+fn listed(file: &Path) -> Vec<Controller> {
+    let offered = fs::read_to_string(file).unwrap_or_default();
     let mut found: Vec<Controller> = offered
         .split_whitespace()
         .filter_map(|name| match name {
@@ -162,4 +173,24 @@ pub(crate) fn remove(uid: u32, sandbox: &SandboxId) -> Result<bool, Bad> {
     // Goes with the last sandbox; while there are others it stays.
     let _ = fs::remove_dir(&owner);
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_handed_down_limits_nobody() {
+        let root = std::env::temp_dir().join(format!("banger-cgroup-{}", std::process::id()));
+        let owner = root.join(owner_cgroup(7));
+        fs::create_dir_all(&root).expect("a folder");
+        fs::write(root.join("cgroup.controllers"), "io pids memory cpu\n").expect("writes");
+        let all = [Controller::Cpu, Controller::Memory, Controller::Pids];
+        assert_eq!(effective(&root, 7), all, "nobody was started");
+        fs::create_dir(&owner).expect("a folder");
+        fs::write(owner.join("cgroup.subtree_control"), "pids\n").expect("writes");
+        assert_eq!(effective(&root, 7), [Controller::Pids]);
+        assert_eq!(effective(&root, 8), all, "another's");
+        fs::remove_dir_all(root).expect("removes");
+    }
 }

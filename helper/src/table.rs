@@ -124,7 +124,7 @@ pub(crate) fn run(
 fn carry_out(request: &Request, descriptors: &[OwnedFd], caller: &mut Caller) -> Answer {
     match request {
         Request::Hello { version, install } => op::hello::run(*version, install, caller),
-        Request::Probe {} => op::probe::run(),
+        Request::Probe {} => op::probe::run(caller),
         Request::BridgeEnsure { subnet } => op::bridge_ensure::run(*subnet, caller),
         Request::BridgeRemove {} => op::bridge_remove::run(caller),
         Request::TapEnsure { sandbox } => op::tap_ensure::run(sandbox, caller),

@@ -1,13 +1,15 @@
 //! Facts about the host.
 
 use crate::answer::Answer;
+use crate::table::Caller;
 use crate::{cgroup, programs, rules};
 use banger_wire::helper::{Facts, NetworkSupport, Reply};
 use rustix::fs::{Access, access};
 
-pub(crate) fn run() -> Answer {
+pub(crate) fn run(caller: &Caller) -> Answer {
     let root = cgroup::hierarchy().filter(|root| access(root, Access::WRITE_OK).is_ok());
-    let controllers = root.as_deref().map(cgroup::controllers).unwrap_or_default();
+    let controllers = root.as_deref().map(|root| cgroup::effective(root, caller.uid));
+    let controllers = controllers.unwrap_or_default();
     Ok(Reply::Facts(Facts {
         cgroup2: root.is_some(),
         controllers,

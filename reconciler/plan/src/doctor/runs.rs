@@ -135,6 +135,11 @@ pub(super) fn cgroup(gathered: &Gathered) -> Option<Said> {
             "cgroup v2 at {path} limits processor time, memory and processes"
         ));
     }
+    let host = own.map(|own| own.controllers.clone()).unwrap_or_default();
+    if helper.is_some() && lacking.is_subset(&host) {
+        let found = format!("cgroup v2 at {path} hands not all down; {}", unlimited(&lacking));
+        return Said::fail(found, "in a container, use the host's cgroups (--cgroupns=host)");
+    }
     Said::fail(format!("cgroup v2 at {path} lacks controllers; {}", unlimited(&lacking)), boot)
 }
 

@@ -325,18 +325,21 @@ fn limits_and_users() {
     assert_finds(&both, &[&format!("{closed}{all}")]);
     none(&mut both.host);
     assert_finds(&both, &[&unmounted]);
-    let lacking = "fail cgroup: cgroup v2 at /sys/fs/cgroup lacks controllers; \
-        of sandboxes this is not limited: ";
+    let not_limited = "of sandboxes this is not limited: ";
+    let lacking =
+        format!("fail cgroup: cgroup v2 at /sys/fs/cgroup lacks controllers; {not_limited}");
+    let kept =
+        format!("fail cgroup: cgroup v2 at /sys/fs/cgroup hands not all down; {not_limited}");
     for (left_out, what) in [
         (Controller::Cpu, "processor time"),
         (Controller::Memory, "memory"),
         (Controller::Pids, "the number of processes"),
     ] {
         let found = format!("{lacking}{what}");
-        assert_finds(
-            &helped(|helper| helper.controllers.retain(|own| *own != left_out)),
-            &[&found],
-        );
+        let mut both = helped(|helper| helper.controllers.retain(|own| *own != left_out));
+        assert_finds(&both, &[&format!("{kept}{what}")]);
+        both.host.cgroup.as_mut().expect("there").controllers.remove(&left_out);
+        assert_finds(&both, &[&found]);
         let unasked = alone(|host| {
             host.cgroup.as_mut().expect("there").controllers.remove(&left_out);
         });
