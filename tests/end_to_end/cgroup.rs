@@ -1,7 +1,7 @@
 //! The host's cgroups as the tests see them: whose they are, what limits them, and one that is too narrow.
 
 use nix::unistd::Pid;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +16,15 @@ fn mounted(kind: &str, word: &str) -> Option<PathBuf> {
 /// Where the sandboxes of this user have theirs.
 pub(crate) fn of_this_user() -> Option<PathBuf> {
     Some(mounted("cgroup2", "")?.join(format!("banger-{}", nix::unistd::geteuid())))
+}
+
+/// Those of them that no process is in.
+pub(crate) fn idle() -> BTreeSet<PathBuf> {
+    let all = of_this_user().and_then(|owner| fs::read_dir(owner).ok());
+    let all = all.into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_idle =
+        |own: &PathBuf| fs::read(own.join("cgroup.procs")).is_ok_and(|all| all.is_empty());
+    all.filter(is_idle).collect()
 }
 
 /// The limits of the cgroup of a process, by file, of those controllers that the host offers.

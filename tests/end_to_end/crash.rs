@@ -207,6 +207,10 @@ fn an_update_of_the_programs_is_no_harm_to_a_guest() {
         home.wait("the daemon is gone", Duration::from_secs(5), |home| home.daemon().is_none());
         assert_eq!(home.ok(&["apply"]), "no changes\n");
         assert_eq!(runs(&home), own, "the new one");
+        // The other one is in a project that nobody waited for.
+        home.wait("it is heard again", Duration::from_secs(20), |home| {
+            ["a", "b"].iter().all(|name| home.status(name).expect("there")["phase"] == "ready")
+        });
         assert_eq!(["a", "b"].map(|name| home.boot_id(name)), boots);
         home.ok(&["vm", "exec", "a", "--", "true"]);
     }

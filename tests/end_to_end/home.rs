@@ -92,6 +92,8 @@ pub(crate) struct Home {
     namespace: Option<Namespace>,
     programs: PathBuf,
     environment: Vec<(String, String)>,
+    /// Cgroups that somebody left behind before.
+    idle: BTreeSet<PathBuf>,
     _temporary: tempfile::TempDir,
 }
 
@@ -134,7 +136,8 @@ impl Home {
         let temporary = tempfile::Builder::new().prefix("bg").tempdir_in("/tmp").expect("a folder");
         let folder = temporary.path().to_path_buf();
         let environment = vec![("BANGER_AGENT".to_string(), agent().display().to_string())];
-        Self { folder, namespace: None, programs: programs(), environment, _temporary: temporary }
+        let (programs, idle) = (programs(), cgroup::idle());
+        Self { folder, namespace: None, programs, environment, idle, _temporary: temporary }
     }
 
     /// In the host's own namespace, with the kernel that every image needs: for pulling images from the loopback. No
@@ -389,7 +392,10 @@ impl Home {
         self.wait("nothing is left", Duration::from_secs(20), |home| {
             home.guests().is_empty() && home.leftovers().is_empty()
         });
-        assert_eq!(cgroups_with(&self.folder), Vec::<PathBuf>::new());
+        // Another test's may be there for the moment between its making and its first process.
+        self.wait("no cgroup is left", Duration::from_secs(20), |home| {
+            cgroup::idle().is_subset(&home.idle)
+        });
         if let Some(namespace) = &self.namespace {
             self.wait("nothing is left of the network", Duration::from_secs(20), |_| {
                 let links = namespace.run("ip", &["-br", "link"]);
@@ -409,19 +415,6 @@ impl Home {
             home.daemon().is_none() && std::os::unix::net::UnixStream::connect(&socket).is_err()
         });
     }
-}
-
-/// The cgroups whose processes belong to this home. An empty one belongs to nobody that we could tell.
-fn cgroups_with(folder: &Path) -> Vec<PathBuf> {
-    let runs: BTreeSet<_> = fs::read_dir(folder.join("state/sandboxes"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.file_name())
-        .collect();
-    let all = cgroup::of_this_user().and_then(|owner| fs::read_dir(owner).ok());
-    let all = all.into_iter().flatten().flatten();
-    all.filter(|entry| runs.contains(&entry.file_name())).map(|entry| entry.path()).collect()
 }
 
 impl Drop for Home {
@@ -447,7 +440,14 @@ impl Drop for Home {
             std::thread::sleep(Duration::from_millis(20));
         }
         for id in ids {
-            let _ = cgroup::of_this_user().map(|owner| fs::remove_dir(owner.join(id)));
+            let Some(own) = cgroup::of_this_user().map(|owner| owner.join(id)) else { continue };
+            // A killed process is in it until somebody collects it.
+            for _ in 0..100 {
+                if fs::remove_dir(&own).is_ok() || !own.exists() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
     }
 }

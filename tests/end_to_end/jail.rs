@@ -469,6 +469,11 @@ fn the_helper_opens_no_path_of_the_owner() {
     for line in [Line::Agent, Line::Console, Line::Log, Line::Vmm, Line::Vsock] {
         assert!(open(&helper, &id, line).1.is_some(), "{line:?}");
     }
+    // It is not ended before it has opened what it was lent.
+    let traced = || fs::read_to_string(&trace).expect("a trace").contains("\"disk0\"");
+    for _ in (0..400).take_while(|_| !traced()) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     for kill in [false, true] {
         helper.ask(&Request::VmEnd { sandbox: id.clone(), kill }, &[]);
     }

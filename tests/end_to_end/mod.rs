@@ -14,6 +14,7 @@ mod hostile_daemon;
 mod init;
 mod jail;
 mod kernel;
+mod memories;
 mod network;
 mod oci;
 mod owner;

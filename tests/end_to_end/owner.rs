@@ -75,19 +75,37 @@ impl Ground {
         Owner { uid, install: InstallId::from_bits(install), folder, ground: self }
     }
 
+    /// What runs here: in the namespace, or in a jail, which has one of its own.
+    fn all_processes(&self) -> Vec<(i32, String)> {
+        let below = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
+        let jails = below(self.jails()).flat_map(|owner| below(owner.path()));
+        let roots = jails.filter_map(|jail| fs::metadata(jail.path().join("root")).ok());
+        let roots: BTreeSet<(u64, u64)> = roots.map(|meta| (meta.dev(), meta.ino())).collect();
+        let jailed = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let meta = fs::metadata(entry.path().join("root")).ok()?;
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            let inside = roots.contains(&(meta.dev(), meta.ino()));
+            inside.then(|| (pid, name.trim().to_string()))
+        });
+        let mut found: Vec<_> = self.namespace.processes().into_iter().chain(jailed).collect();
+        found.sort();
+        found.dedup();
+        found
+    }
+
     /// What runs here, besides helpers.
     pub(crate) fn processes(&self) -> Vec<(i32, String)> {
-        let mut found = self.namespace.processes();
+        let mut found = self.all_processes();
         found.retain(|(_, name)| !["banger-helper", "strace"].contains(&name.as_str()));
-        found.sort();
         found
     }
 
     /// Waits until nothing runs here any more.
     pub(crate) fn assert_empty(&self) {
         let start = std::time::Instant::now();
-        while !self.namespace.processes().is_empty() {
-            let left = self.namespace.processes();
+        while !self.all_processes().is_empty() {
+            let left = self.all_processes();
             assert!(start.elapsed().as_secs() < 10, "still there: {left:?}");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
@@ -96,7 +114,7 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        for (pid, _) in self.namespace.processes() {
+        for (pid, _) in self.all_processes() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
