@@ -2,6 +2,7 @@
 
 use crate::drivers::{NetChange, Outcome};
 use crate::fault::Fault;
+use crate::lines::Lines;
 use crate::process::find_program;
 use banger_wire::helper::{
     Facts, Jailed, Line, MAX_MESSAGE, Memory, MemoryOf, PROTOCOL, Reply, Request, Rules,
@@ -54,6 +55,7 @@ struct Inner {
     program: PathBuf,
     install: InstallId,
     connection: Mutex<Option<Connection>>,
+    lines: Lines,
 }
 
 struct Connection {
@@ -154,7 +156,13 @@ impl Helper {
         }
         let connection = Mutex::new(Some(Connection::open(program, install)?));
         let (program, install) = (program.to_path_buf(), install.clone());
-        Ok(Some(Self(Arc::new(Inner { program, install, connection }))))
+        let lines = Lines::default();
+        Ok(Some(Self(Arc::new(Inner { program, install, connection, lines }))))
+    }
+
+    /// Connections to guests in jails.
+    pub fn lines(&self) -> &Lines {
+        &self.0.lines
     }
 
     fn ask(

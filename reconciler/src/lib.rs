@@ -15,6 +15,7 @@ pub mod helper;
 pub mod host;
 mod kernel_image;
 pub mod keys;
+pub mod lines;
 pub mod names;
 pub mod observe;
 pub mod process;

@@ -9,6 +9,8 @@ use banger_wire::frame::{Frame, Kind};
 use banger_wire::json::from_guest;
 use banger_wire::stream::{Reader, send, send_message};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -27,6 +29,8 @@ pub struct Conversation {
     pub reader: Reader<OwnedReadHalf>,
     /// What it is told.
     pub writer: OwnedWriteHalf,
+    /// While this is there, it can be cut.
+    _held: Option<Arc<OwnedFd>>,
 }
 
 fn broken(why: impl Into<String>) -> io::Error {
@@ -40,8 +44,9 @@ fn broken(why: impl Into<String>) -> io::Error {
 pub async fn ask(way: &Way, request: &Request) -> io::Result<Conversation> {
     let mut stream = timeout(CONNECT, connect(way)).await??;
     timeout(WRITE, send_message(&mut stream, request)).await??;
+    let held = way.hold(&stream)?;
     let (read, writer) = stream.into_split();
-    Ok(Conversation { reader: Reader::new(read), writer })
+    Ok(Conversation { reader: Reader::new(read), writer, _held: held })
 }
 
 async fn connect(way: &Way) -> io::Result<UnixStream> {

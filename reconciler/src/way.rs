@@ -7,7 +7,9 @@ use banger_wire::helper::Line;
 use banger_wire::id::SandboxId;
 use banger_wire::machine::AGENT;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::net::UnixStream;
 
 /// Leads to one guest and to no other.
@@ -40,6 +42,20 @@ impl Way {
             Self::Jail(helper, sandbox) => {
                 let socket = helper.open(sandbox, Line::Agent).map_err(into_io)?;
                 UnixStream::from_std(socket.into())
+            }
+        }
+    }
+
+    /// Remembers a connection, where it can be cut, for as long as what is returned is held.
+    ///
+    /// # Errors
+    /// When there are too many descriptors.
+    pub fn hold(&self, connection: &UnixStream) -> io::Result<Option<Arc<OwnedFd>>> {
+        match self {
+            Self::Socket(_) => Ok(None),
+            Self::Jail(helper, sandbox) => {
+                let other = connection.as_fd().try_clone_to_owned()?;
+                Ok(Some(helper.lines().hold(sandbox, other)))
             }
         }
     }

@@ -4,8 +4,9 @@
 use super::home::{Home, IMAGE, can_run, firecracker};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -186,5 +187,49 @@ fn a_fork_is_somebody_else() {
     tell(&home, "b", "echo b > /data; sync");
     assert_eq!(tell(&home, "c", "cat /data") + &tell(&home, "a", "cat /data"), "mine\nmine\n");
     home.ok(&["destroy", "--yes"]);
+    home.assert_nothing_left();
+}
+
+/// A guest whose memory is kept forgets its connections: whoever is in a session is told, and does not wait for ever.
+#[test]
+fn a_session_ends_when_its_guest_forgets_it() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    home.write(&format!("{IMAGE}sandbox \"a\" {{ image \"base\"; {BOX} }}\n"));
+    home.ok(&["apply"]);
+    let session = || {
+        let mut command =
+            home.command(&["vm", "exec", "a", "--", "sh", "-c", "echo in; sleep 9999"]);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("runs");
+        let mut word = [0; 3];
+        child.stdout.as_mut().expect("piped").read_exact(&mut word).expect("it is in");
+        child
+    };
+    let mut first = session();
+    home.ok(&["vm", "snapshot", "a", "one", "--disk-only"]);
+    assert!(first.try_wait().expect("a child").is_none(), "a disk's is no reason");
+    home.ok(&["vm", "snapshot", "a", "two"]);
+    if firecracker() {
+        home.wait("the session ends", Duration::from_secs(10), |_| {
+            first.try_wait().expect("a child").is_some()
+        });
+        let ended = first.wait_with_output().expect("ends");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            !ended.status.success() && said.contains("the connection to the guest broke"),
+            "{said}"
+        );
+        first = session();
+    }
+    assert!(first.try_wait().expect("a child").is_none());
+    home.ok(&["vm", "kill", "a"]);
+    assert!(!first.wait().expect("ends").success());
+    home.ok(&["destroy", "--yes"]);
+    for snapshot in ["one", "two"] {
+        home.ok(&["snapshot", "delete", snapshot, "--yes"]);
+    }
     home.assert_nothing_left();
 }

@@ -356,7 +356,7 @@ async fn load(api: &mut Api, start: &Start<'_>, install: &InstallId) -> Result<(
     api.put("/snapshot/load", &load).await
 }
 
-/// Writes a machine down in its jail. It stands still afterwards.
+/// Writes a machine down in its jail. It stands still afterwards, and its guest has no connections any more.
 pub(super) async fn write_down(helper: &Helper, id: &SandboxId) -> Result<(), Fault> {
     let mut api = Api::open(helper, id).await?;
     api.set_running(false).await?;
@@ -365,7 +365,9 @@ pub(super) async fn write_down(helper: &Helper, id: &SandboxId) -> Result<(), Fa
         snapshot_path: WRITTEN_STATE.into(),
         mem_file_path: WRITTEN_MEMORY.into(),
     };
-    api.put("/snapshot/create", &create).await
+    let written = api.put("/snapshot/create", &create).await;
+    helper.lines().cut(id);
+    written
 }
 
 /// Lets a machine go on, whatever became of who let it stand still.
