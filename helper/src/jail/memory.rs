@@ -10,7 +10,6 @@ use banger_wire::machine::{BootKey, MEMORY, Machine, STATE, WRITTEN_MEMORY, WRIT
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, open, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -56,10 +55,10 @@ impl Make {
     }
 }
 
-/// A file's content and its place: nobody but root can change either without changing the time of the change.
+/// A file's place, size and last change. Only root can change what it holds, and nobody can without changing that time. It is not
+/// read again to be sure: that would take longer than a start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
-    sha256: String,
     inode: u64,
     size: u64,
     changed: (i64, i64),
@@ -149,7 +148,6 @@ fn keep_written(
 /// Copies a file without its empty pages.
 fn copy(from: &File, to: &Path, size: u64) -> Result<Stamp, Bad> {
     let mut bytes = vec![0; 256 * PAGE];
-    let mut hash = Sha256::new();
     let mut copied = || -> std::io::Result<File> {
         let file = File::options().read(true).write(true).create_new(true).open(to)?;
         file.set_len(size)?;
@@ -160,8 +158,6 @@ fn copy(from: &File, to: &Path, size: u64) -> Result<Stamp, Bad> {
             for page in bytes[..count].chunks(PAGE) {
                 if page.iter().any(|byte| *byte != 0) {
                     file.write_all_at(page, at)?;
-                    hash.update(at.to_le_bytes());
-                    hash.update(page);
                 }
                 at += page.len() as u64;
             }
@@ -178,7 +174,7 @@ fn copy(from: &File, to: &Path, size: u64) -> Result<Stamp, Bad> {
         Ok(file)
     };
     let file = copied().at("keeping a memory")?;
-    stamp(&file, &digest(hash))
+    stamp(&file)
 }
 
 fn fill(from: &mut &File, bytes: &mut [u8]) -> std::io::Result<usize> {
@@ -192,14 +188,10 @@ fn fill(from: &mut &File, bytes: &mut [u8]) -> std::io::Result<usize> {
     Ok(count)
 }
 
-fn digest(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn stamp(file: &File, sha256: &str) -> Result<Stamp, Bad> {
+fn stamp(file: &File) -> Result<Stamp, Bad> {
     let meta = file.metadata().at("looking at a memory")?;
     let changed = (meta.ctime(), meta.ctime_nsec());
-    Ok(Stamp { sha256: sha256.to_string(), inode: meta.ino(), size: meta.len(), changed })
+    Ok(Stamp { inode: meta.ino(), size: meta.len(), changed })
 }
 
 /// The state and the memory that was kept, to be read, when they are what root wrote for just such a machine.
@@ -217,7 +209,7 @@ pub(crate) fn open_kept(
         let file = File::open(place.join(name)).at("opening a memory")?;
         let meta = file.metadata().at("looking at a memory")?;
         let own = meta.uid() == 0 && meta.mode() & 0o7777 == 0o444;
-        if !own || stamp(&file, &wanted.sha256)? != *wanted {
+        if !own || stamp(&file)? != *wanted {
             return Err(Bad::Refused("the memory is not what was kept"));
         }
         Ok(file)
