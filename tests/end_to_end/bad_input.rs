@@ -127,3 +127,17 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
         std::panic::resume_unwind(panic);
     }
 }
+
+#[test]
+fn a_vmm_that_nobody_knows_is_named() {
+    if !can_run() {
+        return;
+    }
+    let mut home = Home::outside();
+    home.set("BANGER_VMM", "bochs");
+    let said = home.banger(&["ps"]);
+    assert_eq!(said.code, 3, "{}", said.err);
+    for part in ["BANGER_VMM is \"bochs\"", "hint: set it to firecracker or qemu"] {
+        assert!(said.err.contains(part), "{}", said.err);
+    }
+}

@@ -96,7 +96,7 @@ async fn serve() -> Result<ExitCode, Fault> {
         agent.clone(),
         helper.clone(),
         wakes.clone(),
-    );
+    )?;
     let registry = Registry::open(folders.state())?;
     let drivers = Drivers {
         disk: Arc::new(Files::new(folders.clone(), install, registry.clone()).await?),

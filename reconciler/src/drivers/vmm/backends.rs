@@ -1,5 +1,6 @@
 //! What guests are run with on this host, and why.
 
+use crate::fault::Fault;
 use crate::helper::Helper;
 use crate::host::Acceleration;
 use banger_plan::actual::Backends;
@@ -10,8 +11,15 @@ use std::collections::BTreeMap;
 const VARIABLE: &str = "BANGER_VMM";
 
 /// Looks at the host, once: what is installed later is used by the next daemon.
-pub(super) fn find(helper: Option<&Helper>, acceleration: (Acceleration, &str)) -> Backends {
-    let named = std::env::var(VARIABLE).ok();
+///
+/// # Errors
+/// When the environment insists on something that there is not.
+pub(super) fn find(
+    helper: Option<&Helper>,
+    acceleration: (Acceleration, &str),
+) -> Result<Backends, Fault> {
+    let named = std::env::var_os(VARIABLE).filter(|named| !named.is_empty());
+    let named = named.map(|named| insisted(&named.to_string_lossy())).transpose()?;
     let facts = helper.map(|helper| helper.probe());
     let mut missing = BTreeMap::new();
     match facts {
@@ -35,15 +43,23 @@ pub(super) fn find(helper: Option<&Helper>, acceleration: (Acceleration, &str)) 
         let why = "there is no /dev/kvm";
         missing.entry(Backend::Firecracker).or_insert_with(|| why.to_string());
     }
-    choose(named.as_deref(), missing, acceleration)
+    Ok(choose(named, missing, acceleration))
+}
+
+fn insisted(named: &str) -> Result<Backend, Fault> {
+    Backend::parse(named).ok_or_else(|| {
+        let named = banger_wire::text::clean_line(named);
+        Fault::user(format!("{VARIABLE} is {named:?}, which banger does not know"))
+            .hint(format!("set it to firecracker or qemu, or unset {VARIABLE}"))
+    })
 }
 
 fn choose(
-    named: Option<&str>,
+    named: Option<Backend>,
     missing: BTreeMap<Backend, String>,
     (acceleration, why): (Acceleration, &str),
 ) -> Backends {
-    let (default, why) = match (named.and_then(Backend::parse), acceleration) {
+    let (default, why) = match (named, acceleration) {
         (Some(named), _) => (named, format!("{VARIABLE} says so")),
         (None, Acceleration::Tcg) => (Backend::Qemu, why.to_string()),
         (None, Acceleration::Kvm) => match missing.get(&Backend::Firecracker) {
@@ -72,8 +88,10 @@ mod tests {
         assert_eq!(of(None, none(), kvm), firecracker("kvm works"));
         assert_eq!(of(None, none(), tcg), qemu("kvm does not"));
         assert_eq!(of(None, lacks(), kvm), qemu("kvm works"));
-        assert_eq!(of(Some("firecracker"), none(), tcg), firecracker("BANGER_VMM says so"));
-        assert_eq!(of(Some("qemu"), none(), kvm), qemu("BANGER_VMM says so"));
-        assert_eq!(of(Some("bochs"), none(), kvm), firecracker("kvm works"));
+        assert_eq!(of(Some(Backend::Firecracker), none(), tcg), firecracker("BANGER_VMM says so"));
+        assert_eq!(of(Some(Backend::Qemu), none(), kvm), qemu("BANGER_VMM says so"));
+        assert_eq!(insisted("qemu").expect("known"), Backend::Qemu);
+        let problem = insisted("bochs").expect_err("unknown").problem();
+        assert!(problem.message.contains("\"bochs\"") && !problem.hints.is_empty());
     }
 }

@@ -90,21 +90,24 @@ pub struct Processes {
 
 impl Processes {
     /// Starts guests with this agent: in the helper's jails, or as our own user where there is no helper.
+    ///
+    /// # Errors
+    /// When the environment insists on a VMM that banger does not know.
     pub fn new(
         folders: Folders,
         install: InstallId,
         agent: PathBuf,
         helper: Option<Helper>,
         wakes: mpsc::UnboundedSender<Wake>,
-    ) -> Self {
+    ) -> Result<Self, Fault> {
         let acceleration = host::acceleration();
-        let backends = backends::find(helper.as_ref(), acceleration);
+        let backends = backends::find(helper.as_ref(), acceleration)?;
         let facts = helper.as_ref().and_then(|helper| helper.probe().ok());
         let version = facts.and_then(|facts| facts.firecracker.ok());
         let templates = Templates::new(&agent, version);
         let (rings, watched) = (Rings::default(), Arc::default());
         let acceleration = acceleration.0;
-        Self {
+        Ok(Self {
             folders,
             install,
             agent,
@@ -117,7 +120,7 @@ impl Processes {
             wakes,
             rings,
             watched,
-        }
+        })
     }
 
     /// Starts a machine. When it fails, nothing of it runs.
