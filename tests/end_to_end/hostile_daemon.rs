@@ -287,6 +287,8 @@ fn machines(attack: &mut Attack<'_>) {
         Machine { memory_mib: 0, ..machine() },
         Machine { memory_mib: 63, ..machine() },
         Machine { memory_mib: (4 << 20) + 1, ..machine() },
+        // Within all bounds, but more than a host that runs this has.
+        Machine { memory_mib: 4 << 20, ..machine() },
         Machine { cid: 0, ..machine() },
         Machine { cid: 2, ..machine() },
         Machine { cid: u32::MAX, ..machine() },

@@ -23,6 +23,7 @@ use crate::programs::not_roots;
 use crate::table::Caller;
 use banger_wire::helper::Started;
 use banger_wire::id::SandboxId;
+use banger_wire::machine::{Backend, Machine};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File};
@@ -47,6 +48,9 @@ pub(crate) struct Record {
     pub(crate) started: Started,
     /// The machine, when its memory can be kept.
     pub(crate) make: Option<memory::Make>,
+    /// What it may use of the host's memory, in MiB.
+    #[serde(default)]
+    pub(crate) memory_mib: u32,
 }
 
 /// A jail.
@@ -129,8 +133,7 @@ pub(crate) fn create(
     caller: &Caller,
     sandbox: &SandboxId,
     root: &Path,
-    started: Started,
-    make_of: Option<memory::Make>,
+    machine: &Machine,
 ) -> Result<(Jail, Record), Bad> {
     let base = base()?;
     let lock = File::options().create(true).append(true).open(base.join("lock"));
@@ -139,6 +142,10 @@ pub(crate) fn create(
     flock(&lock, FlockOperation::LockExclusive).at("locking the jails")?;
     if count(&base, caller.uid) >= MAX {
         return Err(Bad::Refused("there are too many jails"));
+    }
+    let given: u64 = records(&base).iter().map(|record| u64::from(record.memory_mib)).sum();
+    if host_memory_mib().is_some_and(|host| given + u64::from(machine.memory_mib) > host) {
+        return Err(Bad::Refused("all machines together would have more memory than the host"));
     }
     let folder = of_caller(caller)?.join(sandbox.as_str());
     make(folder.parent().unwrap_or(&base))?;
@@ -149,7 +156,15 @@ pub(crate) fn create(
         other => other.at("making a jail")?,
     }
     let uid = users::next(&base)?;
-    let record = Record { uid, root: root.to_path_buf(), started, make: make_of };
+    let started = Started {
+        boot: machine.boot.clone(),
+        backend: machine.backend,
+        kvm: machine.kvm,
+        from: machine.from.clone(),
+    };
+    let make_of = (machine.backend == Backend::Firecracker).then(|| memory::Make::of(machine));
+    let (root_of, memory_mib) = (root.to_path_buf(), machine.memory_mib);
+    let record = Record { uid, root: root_of, started, make: make_of, memory_mib };
     let beside = folder.join("record.new");
     let write = || {
         fs::write(&beside, serde_json::to_vec(&record)?)?;
@@ -162,6 +177,13 @@ pub(crate) fn create(
     std::os::unix::fs::chown(folder.join(root), Some(uid), Some(uid))
         .at("giving a jail its user")?;
     Ok((Jail { folder, record: Some(record.clone()) }, record))
+}
+
+/// The host's memory, in MiB, as far as the kernel tells.
+fn host_memory_mib() -> Option<u64> {
+    let told = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = told.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? >> 10)
 }
 
 /// What is in a folder.

@@ -7,7 +7,7 @@ use crate::programs::{self, Firecracker, Qemu};
 use crate::table::Caller;
 use crate::{cgroup, link, sys};
 use banger_wire::derive::{self, MARK};
-use banger_wire::helper::{Reply, Started};
+use banger_wire::helper::Reply;
 use banger_wire::id::SandboxId;
 use banger_wire::machine::{
     API, Backend, CONSOLE, CONSOLE_SOCKET, Card, INITRAMFS, KERNEL, LOG, MEMORY, METRICS, Machine,
@@ -51,14 +51,7 @@ pub(crate) fn run(
         Some(key) => Some(memory::open_kept(caller, key, machine)?),
         None => None,
     };
-    let started = Started {
-        boot: machine.boot.clone(),
-        backend: machine.backend,
-        kvm: machine.kvm,
-        from: machine.from.clone(),
-    };
-    let make = (machine.backend == Backend::Firecracker).then(|| memory::Make::of(machine));
-    let (jail, record) = jail::create(caller, sandbox, &programs.root(sandbox), started, make)?;
+    let (jail, record) = jail::create(caller, sandbox, &programs.root(sandbox), machine)?;
     let start = Start { sandbox, machine, descriptors, kept, jail: &jail, record: &record };
     let outcome = start.run(&programs, caller);
     if !matches!(outcome, Ok(Reply::Changed)) {
