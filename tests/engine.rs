@@ -6,6 +6,7 @@ use banger_plan::desired::Desired;
 use banger_reconciler::drivers::sim::{Sim, SimVmm, World};
 use banger_reconciler::engine::{Consent, Engine, Terms};
 use banger_reconciler::store::Store;
+use banger_wire::agent::Phase as GuestPhase;
 use banger_wire::api::{Edit, Phase, SandboxStatus};
 use banger_wire::id::{Generation, InstallId};
 use std::sync::Arc;
@@ -16,13 +17,16 @@ const TERMS: Terms = Terms { dry_run: false, consent: Consent::No, ephemeral: fa
 
 /// So many sandboxes of one project, on a host with two processors.
 async fn begin(sim: &Sim, sandboxes: usize) -> (Arc<Engine>, watch::Sender<bool>) {
+    let line = |n| format!("sandbox \"s{n}\" {{ image \"base\"; memory \"128MiB\"; }}\n");
+    begin_with(sim, &(0..sandboxes).map(line).collect::<String>()).await
+}
+
+async fn begin_with(sim: &Sim, all: &str) -> (Arc<Engine>, watch::Sender<bool>) {
     let (wakes, woken) = mpsc::unbounded_channel();
     let store = Store::open(":memory:".as_ref(), || InstallId::from_bits(1)).expect("a store");
     let capacity = Capacity { memory_mib: 64 << 10, cpus: 2 };
     let engine = Engine::new(sim.drivers(), store, capacity, Box::new(Fixed), wakes, |_| true);
     let engine = engine.await.expect("an engine");
-    let line = |n| format!("sandbox \"s{n}\" {{ image \"base\"; memory \"128MiB\"; }}\n");
-    let all: String = (0..sandboxes).map(line).collect();
     let text = format!("image \"base\" {{ debian {{ packages \"busybox-static\"; }}; }}\n{all}");
     let wanted = spec(&text);
     let project = name("p");
@@ -133,4 +137,57 @@ async fn who_ends_again_and_again_waits_longer_each_time() {
     assert!((3..=5).contains(&starts.len()), "{starts:?}");
     let pauses: Vec<u128> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(pauses.windows(2).all(|pair| pair[1] > pair[0] * 3 / 2), "{pauses:?}");
+}
+
+/// A guest that goes by itself, in order, and is to be there always, is no failure however often it does so.
+#[tokio::test]
+async fn who_goes_in_order_is_started_again_at_once() {
+    let sim = Sim::new();
+    let text = "sandbox \"s\" { image \"base\"; memory \"128MiB\"; restart \"always\"; }";
+    let (engine, _stop) = begin_with(&sim, text).await;
+    let id = engine.desired().sandboxes.keys().next().cloned().expect("one");
+    let begun = Instant::now();
+    for starts in 1..=8 {
+        watch_boots(&sim, &engine, 0).await;
+        assert_eq!(engine.snapshots().borrow().status.sandboxes[0].failures, 0);
+        let mut world = sim.world();
+        assert_eq!(world.starts[&id], starts);
+        world.vmms.remove(&id);
+        world.runs.get_mut(&id).expect("it ran").1 = true;
+        drop(world);
+        while engine.snapshots().borrow().status.sandboxes[0].phase == Phase::Ready {
+            engine.wake();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+/// What became of a sandbox in the end is shown, not what went before.
+#[tokio::test]
+async fn a_guest_that_gives_up_after_a_crash_is_shown_as_that() {
+    let sim = Sim::new();
+    let (engine, _stop) = begin(&sim, 1).await;
+    watch_boots(&sim, &engine, 0).await;
+    let id = engine.desired().sandboxes.keys().next().cloned().expect("one");
+    sim.world().vmms.remove(&id);
+    for _ in 0..1000 {
+        sim.pass(1);
+        engine.wake();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut world = sim.world();
+        let again = world.starts[&id] == 2;
+        let guest = world.vmms.get_mut(&id).and_then(|vmm| vmm.guest.as_mut());
+        if let Some(guest) = guest.filter(|guest| again && guest.generation > Generation(0)) {
+            guest.phase = GuestPhase::Failed;
+            guest.detail = "its probe never came".into();
+        }
+        drop(world);
+        let status = engine.snapshots().borrow().status.sandboxes[0].clone();
+        if status.phase == Phase::Degraded {
+            assert_eq!((status.reason.as_str(), status.failures), ("its probe never came", 0));
+            return;
+        }
+    }
+    panic!("{:?}", engine.snapshots().borrow().status);
 }

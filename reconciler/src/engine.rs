@@ -334,14 +334,17 @@ impl Engine {
         }
         troubles.settle(&desired, &actual, &plan, busy);
         turns.settle(&actual);
-        // Who was tried least comes first, so that those who never boot do not keep others from it; then who is waited for.
         let mut lists: Vec<(&Key, &mut List)> = plan.lists.iter_mut().collect();
-        lists.sort_by_key(|(key, _)| (troubles.tries(key), !is_ephemeral(key, &desired)));
+        lists.sort_by_key(|(key, _)| {
+            turns.place(key, troubles.tries(key), is_ephemeral(key, &desired))
+        });
         for (key, list) in lists {
             if busy.contains(key) || !list.waits.is_empty() || list.steps.is_empty() {
                 continue;
             }
-            if let Some(failed) = troubles.failed_attempt(key, list, &desired) {
+            if !troubles.ended_in_order(key, &actual)
+                && let Some(failed) = troubles.failed_attempt(key, list, &desired)
+            {
                 let words = match key {
                     Key::Sandbox(id) => self.drivers.vmm.last_words(id).await,
                     Key::Network
@@ -353,7 +356,7 @@ impl Engine {
                 };
                 troubles.attempt_failed(key, &failed, &words);
             }
-            if !troubles.may_try(key) || !turns.take(key, list, &actual) {
+            if !troubles.may_try(key) || !turns.take(key, list, &desired, &actual) {
                 continue;
             }
             busy.insert(key.clone());

@@ -126,7 +126,7 @@ fn phase(
         return (phase, failure.problem.message.clone());
     }
     if let Some(why) = waits {
-        return (if up { Phase::Starting } else { Phase::Pending }, why);
+        return (Phase::Pending, why);
     }
     let guest = fact.guest.present();
     match (up, guest) {

@@ -5,6 +5,7 @@ use banger_plan::desired::{Desired, DesiredSandbox, Key, Life};
 use banger_plan::kind::is_ready;
 use banger_plan::plan::{List, Plan};
 use banger_plan::status::{Failure, Failures};
+use banger_wire::agent::Phase;
 use banger_wire::api::{Problem, ProblemKind};
 use banger_wire::id::Generation;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,9 @@ struct Attempt {
     stamp: Stamp,
     count: u32,
     reported: bool,
+    /// Whether it was ready since it was started last.
+    came_up: bool,
+    /// Since when it is.
     ready: Option<Instant>,
 }
 
@@ -102,11 +106,14 @@ impl Troubles {
             Some((sandbox, fact)) => is_ready(sandbox, Some(fact)),
             None => false,
         };
-        // What is as it should be and needs nothing done is in no trouble any more. A sandbox of which nothing is seen for a
-        // moment is not as it should be.
+        // What needs nothing done and stays as it is, is in no trouble any more. A guest of which nothing is seen for a moment
+        // does not stay as it is.
         let at_rest = |key: &Key| match sandbox_of(key, desired, actual) {
-            Some((sandbox, fact)) if sandbox.runs() => is_ready(sandbox, Some(fact)),
-            Some((_, fact)) => fact.vmm.is_absent(),
+            Some((sandbox, fact)) => {
+                let guest = fact.guest.present();
+                let gave_up = guest.is_some_and(|guest| guest.phase == Phase::Failed);
+                fact.vmm.is_absent() || sandbox.runs() && (gave_up || ready(key))
+            }
             None => true,
         };
         self.troubles.retain(|key, trouble| {
@@ -115,7 +122,10 @@ impl Troubles {
         });
         self.attempts.retain(|key, attempt| {
             match ready(key) {
-                true => drop(attempt.ready.get_or_insert_with(Instant::now)),
+                true => {
+                    attempt.came_up = true;
+                    attempt.ready.get_or_insert_with(Instant::now);
+                }
                 false => attempt.ready = None,
             }
             let steady = attempt.ready.is_some_and(|since| since.elapsed() >= STEADY);
@@ -126,6 +136,22 @@ impl Troubles {
     /// How often it was started since it was ready for long.
     pub(super) fn tries(&self, key: &Key) -> u32 {
         self.attempts.get(key).map_or(0, |attempt| attempt.count)
+    }
+
+    /// Whether a sandbox that came up is to be started again because its guest went in order, or because we end it: then that is
+    /// no failure, and it begins with a clean sheet.
+    pub(super) fn ended_in_order(&mut self, key: &Key, actual: &Actual) -> bool {
+        let Key::Sandbox(id) = key else { return false };
+        let Some(fact) = actual.sandboxes.get(id) else { return false };
+        let in_order = match fact.vmm.present() {
+            Some(vmm) => vmm.whole && fact.guest.present().is_some(),
+            None => fact.run.present().is_some_and(|run| run.left),
+        };
+        let came_up = self.attempts.get(key).is_some_and(|attempt| attempt.came_up);
+        if in_order && came_up {
+            self.attempts.remove(key);
+        }
+        in_order && came_up
     }
 
     /// Why a start is planned again although the sandbox was started for this generation. `None` when it was not.
@@ -165,10 +191,16 @@ impl Troubles {
         if list.start().is_some() {
             let stamp = stamp(key, desired);
             let attempt = self.attempts.entry(key.clone());
-            let attempt =
-                attempt.or_insert(Attempt { stamp, count: 0, reported: false, ready: None });
+            let attempt = attempt.or_insert(Attempt {
+                stamp,
+                count: 0,
+                reported: false,
+                came_up: false,
+                ready: None,
+            });
             attempt.count += 1;
             attempt.reported = false;
+            (attempt.came_up, attempt.ready) = (false, None);
         }
     }
 
