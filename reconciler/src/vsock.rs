@@ -43,8 +43,8 @@ fn broken(why: impl Into<String>) -> io::Error {
 /// When the guest does not answer in time or not as it should.
 pub async fn ask(way: &Way, request: &Request) -> io::Result<Conversation> {
     let mut stream = timeout(CONNECT, connect(way)).await??;
-    timeout(WRITE, send_message(&mut stream, request)).await??;
     let held = way.hold(&stream)?;
+    timeout(WRITE, send_message(&mut stream, request)).await??;
     let (read, writer) = stream.into_split();
     Ok(Conversation { reader: Reader::new(read), writer, _held: held })
 }

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         .init();
     // Away from the terminal and the group of whoever started us. A group's leader cannot, and need not.
     let _ = nix::unistd::setsid();
-    // Streams of published ports have two descriptors each.
+    // Streams of published ports have three descriptors each.
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);

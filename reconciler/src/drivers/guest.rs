@@ -34,6 +34,8 @@ const SEEN: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(10);
 /// Between two tries to reach one that should have booted long ago.
 const SLOW_RETRY: Duration = Duration::from_millis(500);
+/// How long somebody waits for a guest whose memory is being kept.
+const STILL: Duration = Duration::from_secs(120);
 /// How many states of one guest are taken in a second.
 const MAX_STATES_A_SECOND: u32 = 20;
 /// The longest text that is kept of what a guest says about itself.
@@ -98,6 +100,12 @@ impl VsockGuest {
     /// # Errors
     /// When it does not answer.
     pub async fn ask(&self, sandbox: &SandboxId, request: &Request) -> Result<Conversation, Fault> {
+        // One that stands still while its memory is kept would forget who asks.
+        let paused = self.folders.vm(sandbox).join(super::vmm::PAUSED);
+        let begun = Instant::now();
+        while paused.exists() && begun.elapsed() < STILL {
+            tokio::time::sleep(SLOW_RETRY).await;
+        }
         let fail = |error| Fault::io("the guest does not answer", error);
         vsock::ask(&self.way(sandbox), request).await.map_err(fail)
     }
@@ -218,8 +226,10 @@ async fn watch_guest(
     // It is the guest's, not the connection's: hanging up does not make it say more.
     let mut pace = Pace { window: began, said: 0 };
     loop {
-        let ended = follow(&id, &way, &run, &state, &wakes, &mut pace).await;
-        tracing::trace!("{id}: {ended:?}");
+        if !run.join(super::vmm::PAUSED).exists() {
+            let ended = follow(&id, &way, &run, &state, &wakes, &mut pace).await;
+            tracing::trace!("{id}: {ended:?}");
+        }
         // One that has to stand still says nothing, and is what it was.
         let stands_still = run.join(super::vmm::PAUSED).exists();
         if !stands_still && state.send_replace(None).is_some() {

@@ -152,7 +152,9 @@ fn take(view: &View<'_>, desired: &Desired, list: &mut List) {
                 continue;
             }
             list.push(Action::SyncGuest { sandbox: sandbox.id.clone() }, "before a snapshot");
-            memory = vmm.can_suspend && !snapshot.disk_only && sandbox.volumes.is_empty();
+            // Who runs a command in one that goes with it is not to lose the connection.
+            let may = !snapshot.disk_only && !sandbox.ephemeral && sandbox.volumes.is_empty();
+            memory = vmm.can_suspend && may;
         }
         let (snapshot, name) = (id.clone(), snapshot.name.clone());
         let sandbox = sandbox.id.clone();
