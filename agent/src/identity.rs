@@ -157,7 +157,13 @@ fn belong(hidden: &File, identity: &Identity) -> Result<(), Error> {
     // What is not there yet is made by whoever needs it.
     if fs::read_to_string("/etc/machine-id").is_ok_and(|id| id.trim().len() == 32) {
         let random = at("a machine id", fs::read_to_string("/proc/sys/kernel/random/uuid"))?;
-        at("/etc/machine-id", fs::write("/etc/machine-id", random.replace('-', "")))?;
+        let write = || {
+            let mut file = File::create("/etc/machine-id")?;
+            file.write_all(random.replace('-', "").as_bytes())?;
+            // The mark says that it is this one.
+            file.sync_all()
+        };
+        at("/etc/machine-id", write())?;
     }
     at("marking the disk", fs::write(&marker, sandbox.as_str()))
 }
