@@ -138,7 +138,10 @@ pub(super) fn cgroup(gathered: &Gathered) -> Option<Said> {
     let host = own.map(|own| own.controllers.clone()).unwrap_or_default();
     if helper.is_some() && lacking.is_subset(&host) {
         let found = format!("cgroup v2 at {path} hands not all down; {}", unlimited(&lacking));
-        return Said::fail(found, "in a container, use the host's cgroups (--cgroupns=host)");
+        return Said::fail(
+            found,
+            "in a container, use the host's cgroups (--cgroupns=host); else see who has processes at its root",
+        );
     }
     Said::fail(format!("cgroup v2 at {path} lacks controllers; {}", unlimited(&lacking)), boot)
 }
