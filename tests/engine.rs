@@ -119,13 +119,19 @@ async fn who_never_boots_gives_the_turn_up() {
 #[tokio::test]
 async fn who_ends_again_and_again_waits_longer_each_time() {
     let sim = Sim::new();
-    let (engine, _stop) = begin(&sim, 1).await;
+    // Its port is published each time that it is ready, which is nothing that ended.
+    let text = "sandbox \"s\" { image \"base\"; memory \"128MiB\"; publish 18080 guest=80; }";
+    let (engine, _stop) = begin_with(&sim, text).await;
     let id = engine.desired().sandboxes.keys().next().cloned().expect("one");
     let begun = Instant::now();
     let mut starts = Vec::new();
     while begun.elapsed() < Duration::from_secs(4) {
         watch_boots(&sim, &engine, 0).await;
         starts.push(begun.elapsed().as_millis());
+        while !sim.world().ports.contains_key(&id) {
+            engine.wake();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         sim.world().vmms.remove(&id);
         let gone = |engine: &Engine| engine.snapshots().borrow().status.sandboxes[0].phase;
         while gone(&engine) == Phase::Ready {
@@ -150,11 +156,12 @@ async fn who_goes_in_order_is_started_again_at_once() {
     for starts in 1..=8 {
         watch_boots(&sim, &engine, 0).await;
         assert_eq!(engine.snapshots().borrow().status.sandboxes[0].failures, 0);
-        let mut world = sim.world();
-        assert_eq!(world.starts[&id], starts);
-        world.vmms.remove(&id);
-        world.runs.get_mut(&id).expect("it ran").1 = true;
-        drop(world);
+        let leave = |world: &mut World| {
+            assert_eq!(world.starts[&id], starts);
+            world.vmms.remove(&id);
+            world.runs.get_mut(&id).expect("it ran").1 = true;
+        };
+        leave(&mut sim.world());
         while engine.snapshots().borrow().status.sandboxes[0].phase == Phase::Ready {
             engine.wake();
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -175,14 +182,15 @@ async fn a_guest_that_gives_up_after_a_crash_is_shown_as_that() {
         sim.pass(1);
         engine.wake();
         tokio::time::sleep(Duration::from_millis(5)).await;
-        let mut world = sim.world();
-        let again = world.starts[&id] == 2;
-        let guest = world.vmms.get_mut(&id).and_then(|vmm| vmm.guest.as_mut());
-        if let Some(guest) = guest.filter(|guest| again && guest.generation > Generation(0)) {
-            guest.phase = GuestPhase::Failed;
-            guest.detail = "its probe never came".into();
-        }
-        drop(world);
+        let give_up = |world: &mut World| {
+            let again = world.starts[&id] == 2;
+            let guest = world.vmms.get_mut(&id).and_then(|vmm| vmm.guest.as_mut());
+            if let Some(guest) = guest.filter(|guest| again && guest.generation > Generation(0)) {
+                guest.phase = GuestPhase::Failed;
+                guest.detail = "its probe never came".into();
+            }
+        };
+        give_up(&mut sim.world());
         let status = engine.snapshots().borrow().status.sandboxes[0].clone();
         if status.phase == Phase::Degraded {
             assert_eq!((status.reason.as_str(), status.failures), ("its probe never came", 0));

@@ -342,7 +342,7 @@ impl Engine {
             if busy.contains(key) || !list.waits.is_empty() || list.steps.is_empty() {
                 continue;
             }
-            if !troubles.ended_in_order(key, &actual)
+            if !troubles.ended_in_order(key, list, &actual)
                 && let Some(failed) = troubles.failed_attempt(key, list, &desired)
             {
                 let words = match key {

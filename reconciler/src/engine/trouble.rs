@@ -140,8 +140,8 @@ impl Troubles {
 
     /// Whether a sandbox that came up is to be started again because its guest went in order, or because we end it: then that is
     /// no failure, and it begins with a clean sheet.
-    pub(super) fn ended_in_order(&mut self, key: &Key, actual: &Actual) -> bool {
-        let Key::Sandbox(id) = key else { return false };
+    pub(super) fn ended_in_order(&mut self, key: &Key, list: &List, actual: &Actual) -> bool {
+        let (Some(_), Key::Sandbox(id)) = (list.start(), key) else { return false };
         let Some(fact) = actual.sandboxes.get(id) else { return false };
         let in_order = match fact.vmm.present() {
             Some(vmm) => vmm.whole && fact.guest.present().is_some(),
