@@ -402,7 +402,8 @@ fn a_workspace_in_the_file_is_kept_true() {
     };
     home.write(&file(""));
     let mut watching = home.command(&["apply", "--watch"]);
-    let watching = watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut watching =
+        watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let is = |line: &'static str, expected: &'static str| {
         move |home: &Home| {
             home.banger(&["vm", "exec", "web", "--", "/bin/sh", "-c", line]).out == expected
@@ -428,8 +429,14 @@ fn a_workspace_in_the_file_is_kept_true() {
     home.write(&file(" env GREETING=\"hello\"\n"));
     home.wait("the file was applied again", minute, is("echo $GREETING", "hello\n"));
     let boot = home.boot_id("web");
+    // Interrupted while it is at another change, it ends all the same.
+    home.write(&file(" env GREETING=\"once more\"\n"));
+    std::thread::sleep(Duration::from_millis(500));
     kill(Pid::from_raw(i32::try_from(watching.id()).expect("a number")), Signal::SIGINT)
         .expect("interrupts");
+    home.wait("it ends", Duration::from_secs(10), |_| {
+        watching.try_wait().expect("a child").is_some()
+    });
     let ended = watching.wait_with_output().expect("ends");
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 

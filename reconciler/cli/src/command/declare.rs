@@ -1,6 +1,6 @@
 //! `apply`, `plan`, `status`, `destroy`: the file and what is.
 
-use super::watch::{Folders, folders_of};
+use super::watch::{Folders, folders_of, until_interrupted};
 use super::workspace::push_once;
 use super::{agree, follow, project_or_default};
 use crate::arguments::Global;
@@ -60,24 +60,21 @@ pub(super) async fn follow_file(global: &Global, yes: bool, frozen: bool) -> Res
     apply(global, yes, false, frozen).await?;
     let client = Client::connect().await?;
     let mut folders = Folders::new();
-    loop {
-        // What cannot be read now is being written: what was watched is watched on.
-        if let Ok(all) = watched(global).await {
-            folders.set(all);
-        }
-        // Also the first time: something may have changed before anybody watched.
-        if let Err(error) = follow_once(global, &client, yes, frozen, &mut before).await {
-            // The next change may mend it.
-            crate::failure::show(&error);
-        }
-        tokio::select! {
-            () = folders.changed() => {}
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                return Ok(ExitCode::SUCCESS);
+    until_interrupted(async {
+        loop {
+            // What cannot be read now is being written: what was watched is watched on.
+            if let Ok(all) = watched(global).await {
+                folders.set(all);
             }
+            // Also the first time: something may have changed before anybody watched.
+            if let Err(error) = follow_once(global, &client, yes, frozen, &mut before).await {
+                // The next change may mend it.
+                crate::failure::show(&error);
+            }
+            folders.changed().await;
         }
-    }
+    })
+    .await
 }
 
 /// The folders of the file and of its workspaces.

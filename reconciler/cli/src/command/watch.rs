@@ -8,11 +8,13 @@ use banger_wire::api::SandboxStatus;
 use banger_workspace::listing::{self, Repository};
 use notify::{RecursiveMode, Watcher};
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// How long things have to be quiet before they are looked at: an editor saves in several steps.
@@ -97,19 +99,27 @@ pub(super) async fn push(
     workspace: &WorkspaceSpec,
 ) -> Result<ExitCode> {
     let mut folders = Folders::new();
-    loop {
-        folders.set(folders_of(workspace).await?);
-        // Also the first time: something may have changed before anybody watched. One that cannot be shipped now may be
-        // mended by the next change.
-        if let Err(error) = push_once(client, found, true).await {
-            crate::failure::show(&error);
-        }
-        tokio::select! {
-            () = folders.changed() => {}
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                return Ok(ExitCode::SUCCESS);
+    until_interrupted(async {
+        loop {
+            folders.set(folders_of(workspace).await?);
+            // Also the first time: something may have changed before anybody watched. One that cannot be shipped now may be
+            // mended by the next change.
+            if let Err(error) = push_once(client, found, true).await {
+                crate::failure::show(&error);
             }
+            folders.changed().await;
         }
+    })
+    .await
+}
+
+/// Does what never ends by itself until it is interrupted, whatever it is at then: whoever is asked goes on or gives up alone.
+pub(super) async fn until_interrupted(
+    work: impl Future<Output = Result<Infallible>>,
+) -> Result<ExitCode> {
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        ended = work => match ended? {},
+        _ = interrupted.recv() => Ok(ExitCode::SUCCESS),
     }
 }
