@@ -422,15 +422,8 @@ impl Engine {
 }
 
 fn is_ephemeral(key: &Key, desired: &Desired) -> bool {
-    match key {
-        Key::Sandbox(id) => desired.sandboxes.get(id).is_some_and(|sandbox| sandbox.ephemeral),
-        Key::Network
-        | Key::Memories
-        | Key::Kernel(_)
-        | Key::Image(_)
-        | Key::Volume(_)
-        | Key::Snapshot(_) => false,
-    }
+    let sandbox = key.sandbox().and_then(|id| desired.sandboxes.get(id));
+    sandbox.is_some_and(|sandbox| sandbox.ephemeral)
 }
 
 fn phases(status: &Status) -> BTreeMap<SandboxId, (Phase, String)> {

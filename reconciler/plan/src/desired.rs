@@ -255,6 +255,19 @@ impl Key {
             Key::Snapshot(_) => 5,
         }
     }
+
+    /// The sandbox, when it is one.
+    pub fn sandbox(&self) -> Option<&SandboxId> {
+        match self {
+            Key::Sandbox(id) => Some(id),
+            Key::Network
+            | Key::Memories
+            | Key::Kernel(_)
+            | Key::Image(_)
+            | Key::Volume(_)
+            | Key::Snapshot(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Key {

@@ -52,15 +52,7 @@ pub(super) struct Troubles {
 }
 
 fn stamp(key: &Key, desired: &Desired) -> Stamp {
-    match key {
-        Key::Sandbox(id) => desired.sandboxes.get(id).map(|s| (s.generation, s.life)),
-        Key::Network
-        | Key::Memories
-        | Key::Kernel(_)
-        | Key::Image(_)
-        | Key::Volume(_)
-        | Key::Snapshot(_) => None,
-    }
+    desired.sandboxes.get(key.sandbox()?).map(|s| (s.generation, s.life))
 }
 
 fn sandbox_of<'a>(
@@ -68,15 +60,8 @@ fn sandbox_of<'a>(
     desired: &'a Desired,
     actual: &'a Actual,
 ) -> Option<(&'a DesiredSandbox, &'a SandboxFact)> {
-    match key {
-        Key::Sandbox(id) => Some((desired.sandboxes.get(id)?, actual.sandboxes.get(id)?)),
-        Key::Network
-        | Key::Memories
-        | Key::Kernel(_)
-        | Key::Image(_)
-        | Key::Volume(_)
-        | Key::Snapshot(_) => None,
-    }
+    let id = key.sandbox()?;
+    Some((desired.sandboxes.get(id)?, actual.sandboxes.get(id)?))
 }
 
 fn pause(count: u32, stamp: Stamp) -> Duration {
