@@ -4,8 +4,10 @@
 use thiserror::Error;
 
 use decompress::{bounded_copy, decompress, read_bounded};
+pub(crate) use pvh::has_pvh_entry;
 
 mod decompress;
+mod pvh;
 #[cfg(test)]
 mod tests;
 
@@ -218,23 +220,37 @@ fn check_elf(elf: &[u8]) -> Result<(), KernelError> {
 }
 
 fn segments_inside(elf: &[u8]) -> bool {
-    let inside = |offset: u64, length: u64| {
-        offset.checked_add(length).is_some_and(|end| end <= elf.len() as u64)
+    let inside = |segment: Segment| {
+        segment.offset.checked_add(segment.length).is_some_and(|end| end <= elf.len() as u64)
     };
-    let (Some(table), Some(56), Some(count @ 1..)) =
-        (u64_at(elf, 32), u16_at(elf, 54), u16_at(elf, 56))
-    else {
-        return false;
-    };
-    // The table is found inside the file first, so that the sums below stay small.
-    inside(table, u64::from(count) * 56)
-        && (0..usize::from(count)).all(|index| {
-            let header = table as usize + index * 56;
-            match (u64_at(elf, header + 8), u64_at(elf, header + 32)) {
-                (Some(offset), Some(length)) => inside(offset, length),
-                (None, _) | (_, None) => false,
-            }
+    let stated = u16_at(elf, 56).map(usize::from);
+    stated != Some(0) && stated == Some(segments(elf).filter(|s| inside(*s)).count())
+}
+
+/// A part of an ELF file, as its table of segments has it.
+#[derive(Clone, Copy)]
+struct Segment {
+    kind: u32,
+    offset: u64,
+    length: u64,
+}
+
+/// The segments whose entries in the table are all within the bytes.
+fn segments(elf: &[u8]) -> impl Iterator<Item = Segment> {
+    let table = u64_at(elf, 32).and_then(|at| usize::try_from(at).ok());
+    let size = u16_at(elf, 54).filter(|size| *size == 56).map(usize::from);
+    let count = u16_at(elf, 56).map_or(0, usize::from);
+    let table = table.zip(size).and_then(|(at, size)| {
+        let table = elf.get(at..)?;
+        table.get(..size * count)
+    });
+    table.unwrap_or_default().chunks_exact(56).filter_map(|entry| {
+        Some(Segment {
+            kind: u32_at(entry, 0)?,
+            offset: u64_at(entry, 8)?,
+            length: u64_at(entry, 32)?,
         })
+    })
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {

@@ -168,6 +168,68 @@ fn an_elf_is_returned_as_it_is() {
     assert_eq!(to_elf(&elf, LIMIT), Err(KernelError::NotX86Elf));
 }
 
+/// A vmlinux whose second segment has notes.
+fn elf_with_notes(notes: &[u8]) -> Vec<u8> {
+    let mut elf = elf();
+    // The body moves behind the longer table.
+    elf.splice(120..120, [0; 56]);
+    put(&mut elf, 56, &[2, 0]);
+    put(&mut elf, 72, &176_u64.to_le_bytes());
+    put(&mut elf, 120, &[4, 0, 0, 0]);
+    let at = elf.len() as u64;
+    put(&mut elf, 128, &at.to_le_bytes());
+    put(&mut elf, 152, &(notes.len() as u64).to_le_bytes());
+    elf.extend(notes);
+    elf
+}
+
+fn note(name: &[u8], kind: u32, rest: &[u8]) -> Vec<u8> {
+    let mut note = Vec::new();
+    for number in [name.len() as u32, rest.len() as u32, kind] {
+        note.extend(number.to_le_bytes());
+    }
+    for part in [name, rest] {
+        note.extend(part);
+        note.resize(note.len().next_multiple_of(4), 0);
+    }
+    note
+}
+
+fn enters(image: &[u8]) -> bool {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(image).expect("writes");
+    has_pvh_entry(&file)
+}
+
+#[test]
+fn a_note_says_that_a_kernel_is_entered_as_it_is() {
+    let before = [note(b"Linux\0", 257, &[1; 5]), note(b"Xen\0", 6, b"linux\0")].concat();
+    let entry = note(b"Xen\0", 18, &[0; 8]);
+    let with = elf_with_notes(&[&before[..], &entry].concat());
+    assert!(to_elf(&with, LIMIT).is_ok());
+    assert!(enters(&with));
+    assert!(enters(&elf_with_notes(&note(b"Xen\0", 18, &[0; 4]))));
+    let none =
+        [before.clone(), note(b"GNU\0", 18, &[0; 8]), note(b"Xen\0", 18, &[0; 3]), Vec::new()];
+    for notes in none {
+        assert!(!enters(&elf_with_notes(&notes)), "{notes:?}");
+    }
+    assert!(!enters(&elf()) && !enters(&packed(Codec::Gzip, &with)) && !enters(b""));
+    // Cut off anywhere, and with lengths that are none: no harm.
+    for length in 0..with.len() {
+        assert!(!enters(&with[..length]), "{length}");
+    }
+    let mut endless = before;
+    put(&mut endless, 0, &[0xff; 8]);
+    assert!(!enters(&elf_with_notes(&endless)));
+    let mut random = Xorshift(88);
+    for _ in 0..500 {
+        let mut mutant = with.clone();
+        random.mutate(&mut mutant);
+        let _ = enters(&mutant);
+    }
+}
+
 #[test]
 fn a_version_is_one_printable_word() {
     let elf = elf();

@@ -4,10 +4,12 @@ use super::{Processes, WORDS};
 use crate::drivers::disk;
 use crate::fault::{During, Fault};
 use crate::host::{self, Acceleration};
+use crate::kernel_image;
 use banger_plan::boot::Boot;
 use banger_wire::helper::MemoryOf;
 use banger_wire::machine::{Backend, BootKey, KernelWords, Machine};
 use banger_wire::size::Mib;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 fn in_second(rate: Mib) -> u32 {
@@ -18,10 +20,12 @@ impl Processes {
     /// What a boot is, as machine and files.
     pub(super) async fn machine(&self, boot: &Boot) -> Result<(Machine, Vec<PathBuf>), Fault> {
         let kernel = self.folders.kernel(&boot.kernel);
+        let elf = kernel.join("vmlinux");
+        // Firecracker takes nothing else. QEMU enters most of them, too, and then nothing is decompressed by the guest.
+        let enters = || File::open(&elf).is_ok_and(|elf| kernel_image::has_pvh_entry(&elf));
         let image = match boot.backend {
-            Backend::Qemu => kernel.join("vmlinuz"),
-            // It takes nothing else.
-            Backend::Firecracker => kernel.join("vmlinux"),
+            Backend::Qemu if !enters() => kernel.join("vmlinuz"),
+            Backend::Qemu | Backend::Firecracker => elf,
         };
         if !image.exists() {
             return Err(Fault::host("its kernel cannot be booted by Firecracker")
