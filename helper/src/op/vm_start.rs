@@ -165,8 +165,6 @@ impl Start<'_> {
         }
     }
 
-    /// Only the jailer knows Firecracker's way into its jail. It gets the same arguments every time: no filter of system
-    /// calls is ever turned off, and no PCI is ever turned on.
     fn firecracker(
         &self,
         found: &Firecracker,
@@ -176,22 +174,10 @@ impl Start<'_> {
     ) -> Result<Reply, Bad> {
         let (console, log) = (furnish.fifo(CONSOLE)?, furnish.fifo(LOG)?);
         furnish.fifo(METRICS)?;
-        let uid = self.record.uid.to_string();
         launch.program = found.jailer.clone();
-        launch.arguments = [
-            ("--id", self.sandbox.as_str()),
-            ("--exec-file", &found.firecracker.to_string_lossy()),
-            ("--uid", &uid),
-            ("--gid", &uid),
-            ("--chroot-base-dir", &self.jail.folder.to_string_lossy()),
-            ("--resource-limit", &format!("fsize={}", launch.largest)),
-            ("--resource-limit", "no-file=1024"),
-            ("--", "--api-sock"),
-        ]
-        .into_iter()
-        .flat_map(|(name, value)| [name.to_string(), value.to_string()])
-        .chain([API.to_string()])
-        .collect();
+        let (uid, base) = (self.record.uid, &self.jail.folder);
+        launch.arguments =
+            jailer_arguments(self.sandbox, &found.firecracker, uid, base, launch.largest);
         let child = spawn(&launch, Stdio::null(), &console, &log)?;
         self.opened(child, API, caller)
     }
@@ -271,6 +257,31 @@ impl Start<'_> {
     }
 }
 
+/// What the jailer is told: only it knows Firecracker's way into its jail. Nothing but these values ever changes: no filter of
+/// system calls is ever turned off, and no PCI is ever turned on. `largest` is that of a file, in bytes.
+fn jailer_arguments(
+    sandbox: &SandboxId,
+    firecracker: &Path,
+    uid: u32,
+    base: &Path,
+    largest: u64,
+) -> Vec<String> {
+    [
+        ("--id", sandbox.as_str()),
+        ("--exec-file", &firecracker.to_string_lossy()),
+        ("--uid", &uid.to_string()),
+        ("--gid", &uid.to_string()),
+        ("--chroot-base-dir", &base.to_string_lossy()),
+        ("--resource-limit", &format!("fsize={largest}")),
+        ("--resource-limit", "no-file=1024"),
+        ("--", "--api-sock"),
+    ]
+    .into_iter()
+    .flat_map(|(name, value)| [name.to_string(), value.to_string()])
+    .chain([API.to_string()])
+    .collect()
+}
+
 /// Starts a process on its way. It is in a group of its own: a signal that ends the daemon's must not reach guests.
 fn spawn(launch: &Launch, input: Stdio, out: &OwnedFd, error: &OwnedFd) -> Result<Child, Bad> {
     let plan = serde_json::to_string(launch).at("writing down a start")?;
@@ -285,4 +296,20 @@ fn spawn(launch: &Launch, input: Stdio, out: &OwnedFd, error: &OwnedFd) -> Resul
         .stderr(output(error)?)
         .spawn()
         .at("starting a process")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_jailer_is_told_the_same_but_for_five_values() {
+        let id: SandboxId = "5JHRXSAG1EHESK4JY5BT4BDXS8".parse().expect("an id");
+        let program = Path::new("/usr/local/bin/firecracker");
+        let told = jailer_arguments(&id, program, 260_007, Path::new("/jails/0-A/5J"), 1 << 30);
+        let expected = "--id 5JHRXSAG1EHESK4JY5BT4BDXS8 --exec-file /usr/local/bin/firecracker \
+            --uid 260007 --gid 260007 --chroot-base-dir /jails/0-A/5J \
+            --resource-limit fsize=1073741824 --resource-limit no-file=1024 -- --api-sock api.sock";
+        assert_eq!(told, expected.split_whitespace().collect::<Vec<_>>());
+    }
 }
