@@ -20,6 +20,9 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 
+/// Where an image has a machine id: systemd's, and D-Bus's own, where that is no link to it.
+const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
+
 /// Takes on identities, one at a time.
 #[derive(Clone)]
 pub(crate) struct Identities {
@@ -154,16 +157,19 @@ fn belong(hidden: &File, identity: &Identity) -> Result<(), Error> {
     if before == sandbox.as_str() {
         return Ok(());
     }
-    // What is not there yet is made by whoever needs it.
-    if fs::read_to_string("/etc/machine-id").is_ok_and(|id| id.trim().len() == 32) {
-        let random = at("a machine id", fs::read_to_string("/proc/sys/kernel/random/uuid"))?;
-        let write = || {
-            let mut file = File::create("/etc/machine-id")?;
-            file.write_all(random.replace('-', "").as_bytes())?;
-            // The mark says that it is this one.
-            file.sync_all()
-        };
-        at("/etc/machine-id", write())?;
+    let random = at("a machine id", fs::read_to_string("/proc/sys/kernel/random/uuid"))?;
+    let id = random.replace('-', "");
+    for path in MACHINE_IDS {
+        // What is not there yet is made by whoever needs it.
+        if fs::read_to_string(path).is_ok_and(|id| id.trim().len() == 32) {
+            let write = || {
+                let mut file = File::create(path)?;
+                file.write_all(id.as_bytes())?;
+                // The mark says that it is this one.
+                file.sync_all()
+            };
+            at(path, write())?;
+        }
     }
     at("marking the disk", fs::write(&marker, sandbox.as_str()))
 }

@@ -124,7 +124,8 @@ fn files_of_this_host_become_images() {
          skopeo copy -q --insecure-policy oci:{from}/lay:busybox oci:layout:busybox; \
          skopeo copy -q --insecure-policy oci:{from}/lay:busybox oci-archive:archive.tar:busybox; \
          mkdir -p tree/bin; cp $(command -v busybox) tree/bin/; for n in sh cat id; do ln tree/bin/busybox tree/bin/$n; done; \
-         mkdir tree/etc; echo tree >tree/etc/what; printf %032d 7 >tree/etc/machine-id; ln -s /etc/what tree/link; tar -czf rootfs.tgz -C tree ."
+         mkdir tree/etc; echo tree >tree/etc/what; printf %032d 7 >tree/etc/machine-id; \
+         mkdir -p tree/var/lib/dbus; cp tree/etc/machine-id tree/var/lib/dbus/; ln -s /etc/what tree/link; tar -czf rootfs.tgz -C tree ."
     ));
     let mut text = String::new();
     for (name, path) in [
@@ -147,9 +148,14 @@ fn files_of_this_host_become_images() {
         assert_eq!(sh(tree, "cat /link; id -u"), "tree\n0\n");
     }
     // The image's machine id is nobody's: each has one of its own, and keeps it.
-    let machine = |name: &str| sh(name, "cat /etc/machine-id");
+    let machine = |name: &str| {
+        let told = sh(name, "cat /etc/machine-id /var/lib/dbus/machine-id");
+        let (id, again) = told.trim().split_once('\n').expect("two lines");
+        assert_eq!(id, again, "one machine, one id");
+        id.to_string()
+    };
     let ids = ["tree", "rootfs"].map(machine);
-    assert!(ids.iter().all(|id| id.trim().len() == 32 && !id.starts_with("000000")), "{ids:?}");
+    assert!(ids.iter().all(|id| id.len() == 32 && !id.starts_with("000000")), "{ids:?}");
     assert_ne!(ids[0], ids[1]);
     home.ok(&["vm", "restart", "tree"]);
     assert_eq!(machine("tree"), ids[0]);
@@ -190,9 +196,9 @@ fn paths_stay_below_the_file() {
     fs::create_dir_all(home.path().join(".git/x")).expect("a folder");
     for (path, why) in [
         ("/etc/passwd", "is not below"),
-        ("../x", "is not a path below it"),
+        ("../x", "is not below the Bangerfile's folder"),
         ("link", "is not below"),
-        (".git/x", "is not a path below it"),
+        (".git/x", "is not below the Bangerfile's folder"),
         ("missing", "No such file"),
     ] {
         home.write(&format!("image \"x\" {{ path \"{path}\"; }}\n"));
