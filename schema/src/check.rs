@@ -136,7 +136,10 @@ fn path_fault(at: String, file: &LocalFile) -> Option<Fault> {
     let good = below && path.len() <= 1024 && !path.contains(char::is_control);
     (!good).then(|| Fault {
         help: Some("a path stays below the folder of the Bangerfile".into()),
-        ..fault(format!("{at}/path/{path}"), format!("\"{path}\" is not a path below it"))
+        ..fault(
+            format!("{at}/path/{path}"),
+            format!("\"{path}\" is not below the Bangerfile's folder"),
+        )
     })
 }
 
@@ -244,7 +247,11 @@ fn check_sandbox(
         }
         let path = format!("{at}/volume/{}", mount.at);
         if !good_folder(&mount.at) {
-            faults.push(fault(path, format!("\"{}\" is not an absolute folder below /", mount.at)));
+            let help = mount.at.strip_suffix('/').filter(|shorter| good_folder(shorter));
+            faults.push(Fault {
+                help: help.map(|shorter| format!("without the / at its end: \"{shorter}\"")),
+                ..fault(path, format!("\"{}\" is not an absolute folder below /", mount.at))
+            });
         } else if !folders.insert(&mount.at) {
             faults.push(fault(path, format!("two volumes are mounted at {}", mount.at)));
         }
@@ -298,7 +305,10 @@ fn check_workspace(sandbox: &str, workspace: &WorkspaceSpec, faults: &mut Vec<Fa
     if !below || folder.len() > 1024 || folder.contains(char::is_control) {
         faults.push(Fault {
             help: Some("a workspace is the Bangerfile's folder or below it".into()),
-            ..fault(format!("{at}/{folder}"), format!("\"{folder}\" is not a folder below it"))
+            ..fault(
+                format!("{at}/{folder}"),
+                format!("\"{folder}\" is not below the Bangerfile's folder"),
+            )
         });
     }
     let system = SYSTEM.iter().any(|folder| std::path::Path::new(target).starts_with(folder));

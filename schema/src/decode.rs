@@ -2,6 +2,7 @@
 
 use crate::check::Fault;
 use crate::grammar::{self, Rule, Slot, Ty};
+use crate::hint;
 use crate::reference;
 use crate::report::{Problem, did_you_mean};
 use crate::spec::{
@@ -70,13 +71,16 @@ fn validate(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) {
                 }
                 validate(child, below, problems);
             }
-            None => problems.push(unknown("node", child.name.as_str(), &child.span, rule)),
+            None => {
+                let value = child.args.first();
+                problems.push(unknown("node", child.name.as_str(), &child.span, value, rule));
+            }
         }
         seen.push(&child.name);
     }
 }
 
-fn unknown(what: &str, name: &str, span: &Span, rule: &Rule) -> Problem {
+fn unknown(what: &str, name: &str, span: &Span, value: Option<&Value>, rule: &Rule) -> Problem {
     let place = if rule.name.is_empty() {
         "a Bangerfile".to_string()
     } else {
@@ -90,6 +94,9 @@ fn unknown(what: &str, name: &str, span: &Span, rule: &Rule) -> Problem {
     };
     let problem =
         Problem::new(format!("{place} has no {what} \"{name}\""), span.clone()).label("unknown");
+    if let Some(help) = hint::other_kind(rule, name, value) {
+        return problem.help(help);
+    }
     match did_you_mean(name, known()) {
         Some(close) => problem.help(format!("did you mean \"{close}\"?")),
         None if known().next().is_none() => problem,
@@ -121,7 +128,7 @@ fn validate_values(node: &Node, rule: &Rule, problems: &mut Vec<Problem>) {
         match rule.slot(key) {
             Some(slot) => problems.extend(mistyped(value, slot.ty)),
             None if rule.open_props => problems.extend(mistyped(value, Ty::Text)),
-            None => problems.push(unknown("property", key, span, rule)),
+            None => problems.push(unknown("property", key, span, Some(value), rule)),
         }
     }
     let missing = |slot: &&Slot| slot.required && get(node, rule, slot.name).is_none();
@@ -148,6 +155,18 @@ fn describe(ty: Ty) -> String {
 
 /// The problem with a value, if it is not what its slot takes.
 fn mistyped(value: &Value, ty: Ty) -> Option<Problem> {
+    let problem = judge(value, ty)?;
+    let help = match &value.data {
+        Data::Text(text) if problem.help.is_none() => hint::other_form(text, ty),
+        Data::Text(_) | Data::Int(_) | Data::Other(_) => None,
+    };
+    Some(match help {
+        Some(help) => problem.help(help),
+        None => problem,
+    })
+}
+
+fn judge(value: &Value, ty: Ty) -> Option<Problem> {
     let wrong = |why: String| {
         Some(Problem::new(format!("expected {}", describe(ty)), value.span.clone()).label(why))
     };
@@ -257,14 +276,18 @@ fn read(root: &Node, builtin: &Spec, places: &mut Places, problems: &mut Vec<Pro
         let name = name_of(key);
         let path = format!("{}/{name}", node.name);
         if places.0.contains_key(&path) {
-            let message = format!("there are two {}s named \"{name}\"", node.name);
+            let message = format!("{} \"{name}\" is there twice", node.name);
             problems.push(
                 Problem::new(message, key.span.clone()).help("names are unique within a kind"),
             );
         }
         places.put(path.clone(), &key.span);
         for child in &node.children {
-            for value in child.args.iter().chain(child.props.iter().map(|(_, _, value)| value)) {
+            // Packages stand a block deeper.
+            let values = std::iter::once(child).chain(&child.children).flat_map(|node| {
+                node.args.iter().chain(node.props.iter().map(|(_, _, value)| value))
+            });
+            for value in values {
                 if let Data::Text(word) = &value.data {
                     places.put(format!("{path}/{}/{word}", child.name), &value.span);
                 }

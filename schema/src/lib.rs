@@ -12,6 +12,7 @@ pub mod format;
 mod front;
 pub mod grammar;
 mod guard;
+mod hint;
 pub mod reference;
 pub mod report;
 pub mod spec;

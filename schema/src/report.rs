@@ -60,6 +60,23 @@ impl Report {
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
+    /// What to point at: where there is nothing, as at a file's end, the character beside it. None for what has no place.
+    fn caret(&self, problem: &Problem) -> Option<Range<usize>> {
+        if !problem.span.is_empty() || problem.span.start == 0 {
+            return Some(problem.span.clone()).filter(|span| !span.is_empty());
+        }
+        let (before, after) = self.text.split_at_checked(problem.span.start)?;
+        let next = after.chars().next().filter(|c| !matches!(c, '\n' | '\r'));
+        Some(match next {
+            Some(c) => before.len()..before.len() + c.len_utf8(),
+            None => {
+                let line = before.trim_end();
+                let last = line.chars().next_back()?;
+                line.len() - last.len_utf8()..line.len()
+            }
+        })
+    }
+
     /// The problems as a person reads them. `color` needs a terminal.
     pub fn render(&self, color: bool) -> String {
         let theme =
@@ -67,21 +84,18 @@ impl Report {
         let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(100);
         let mut out = String::new();
         for problem in self.problems.iter().take(SHOWN) {
-            let (line, column) = self.place(problem);
             let message = banger_wire::text::clean(&problem.message);
             let mut shown = miette::MietteDiagnostic::new(message).with_severity(Severity::Error);
-            if !problem.span.is_empty() {
+            if let Some(span) = self.caret(problem) {
                 let label = problem.label.as_deref().unwrap_or("here");
                 let label = banger_wire::text::clean_line(label);
-                shown = shown.with_label(LabeledSpan::at(problem.span.clone(), label));
+                shown = shown.with_label(LabeledSpan::at(span, label));
             }
             if let Some(help) = &problem.help {
                 shown = shown.with_help(banger_wire::text::clean(help));
             }
-            let source = NamedSource::new(
-                format!("{}:{line}:{column}", banger_wire::text::clean_line(&self.name)),
-                banger_wire::text::clean(&self.text),
-            );
+            let name = banger_wire::text::clean_line(&self.name);
+            let source = NamedSource::new(name, clean_in_place(&self.text));
             let shown = miette::Report::new(shown).with_source_code(source);
             let _ = handler.render_report(&mut out, shown.as_ref());
         }
@@ -102,6 +116,20 @@ impl fmt::Display for Report {
 }
 
 impl std::error::Error for Report {}
+
+/// As [`banger_wire::text::clean`], but every place stays where it is: what is replaced keeps its length in bytes.
+fn clean_in_place(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (c, clean) in text.chars().zip(banger_wire::text::clean(text).chars()) {
+        match (c == clean, c.len_utf8()) {
+            (true, _) => out.push(c),
+            (false, _) if c == '\r' => out.push(' '),
+            (false, 3) => out.push('\u{fffd}'),
+            (false, length) => out.extend(std::iter::repeat_n('?', length)),
+        }
+    }
+    out
+}
 
 /// The candidate that was probably meant: at most a third of its letters differ.
 pub(crate) fn did_you_mean<'a>(

@@ -143,8 +143,8 @@ sandbox "b" { image "dev"; after "a" "c"; volume "data" at="../d"; publish 8080;
     assert_eq!(
         faults(text),
         [
-            "2:15 \"--simulate\" is not a package name (a package name has a-z, 0-9, +, . and - and starts with a letter or digit)",
             "2:22 Debian has no suite \"bookwrm\" that banger knows (did you mean \"bookworm\"?)",
+            "2:55 \"--simulate\" is not a package name (a package name has a-z, 0-9, +, . and - and starts with a letter or digit)",
             "4:21 there is no image \"dve\" (did you mean \"dev\"?)",
             "4:34 sandboxes wait for each other: a → b → a (remove one \"after\" of the round)",
             "5:38 there is no sandbox \"c\" (known: a, b)",
@@ -159,7 +159,7 @@ sandbox "b" { image "dev"; after "a" "c"; volume "data" at="../d"; publish 8080;
 fn a_rendered_error_has_place_caret_and_help() {
     let report = kdl("sandbox \"web\" {\n    imag \"x\"\n}\n").expect_err("unknown node");
     let expected = "  × \"sandbox\" has no node \"imag\"
-   ╭─[Bangerfile:2:5:2:5]
+   ╭─[Bangerfile:2:5]
  1 │ sandbox \"web\" {
  2 │     imag \"x\"
    ·     ──┬─
@@ -169,6 +169,58 @@ fn a_rendered_error_has_place_caret_and_help() {
   help: did you mean \"image\"?
 ";
     assert_eq!(report.render(false), expected);
+}
+
+/// Mistakes that people make, and what they are told to write.
+#[test]
+fn a_mistake_that_is_known_is_answered_with_what_to_write() {
+    let web = |line: &str| format!("sandbox \"web\" {{\nimage \"debian-bookworm\"\n{line}\n}}\n");
+    for (text, help) in [
+        (
+            "sandbox \"web\" image=\"debian-bookworm\" {}",
+            "write it inside the block: image \"debian-bookworm\"",
+        ),
+        (&web("ready exec=\"true\""), "write it inside the block: exec \"true\""),
+        (&web("name \"w\""), "write it behind the word: sandbox \"w\""),
+        (&web("env { A \"b\"; }"), "write it as a property: env A=\"b\""),
+        (&web("publish \"8080:80\""), "write it as: 8080 guest=80"),
+        (&web("cpus \"2\""), "without quotes: 2"),
+        ("volume \"v\" { size \"1GiB\"; }", "write it as a property: volume size=\"1GiB\""),
+        (
+            "sandbox \"w\" { image \"redis:8\"; }",
+            "declare it, and use its name: image \"NAME\" { oci \"redis:8\"; }",
+        ),
+        (&web("memory 1GiB"), "put it in quotes: \"1GiB\""),
+        (&web("env DEBUG=true"), "put it in quotes: DEBUG=\"true\""),
+        (&web("cpus = 2"), "KDL has no = behind a node's name: cpus 2"),
+        ("# web\n", "comments begin with //"),
+        (
+            "[sandbox.web]\nimage = \"x\"\n",
+            "this is TOML; a file in TOML is called Bangerfile.toml",
+        ),
+    ] {
+        let found = kdl(text).expect_err(text);
+        let helps: Vec<_> = found.problems.iter().filter_map(|p| p.help.as_deref()).collect();
+        assert!(helps.contains(&help), "{text}: {:?}", found.problems);
+    }
+    // One line, one problem.
+    assert_eq!(faults(&web("cpus = 2")).len(), 1);
+    let toml = parse("Bangerfile.toml", &web("cpus 2"), Language::Toml).expect_err("KDL");
+    let help = toml.problems[0].help.as_deref();
+    assert_eq!(help, Some("this is KDL; a file in KDL is called Bangerfile"));
+}
+
+/// What is shown stays where it is: line ends of other systems, characters that a terminal must not see, and the file's end.
+#[test]
+fn every_problem_has_its_place() {
+    let text = "// a\u{1b}]0;x\u{7}\u{9b}\u{200b}\r\nsandbox \"w\" {\r\n  imag \"x\"\r\n}\r\n";
+    let shown = kdl(text).expect_err("unknown node").render(false);
+    assert!(shown.contains("─[Bangerfile:3:3]") && shown.contains("3 │   imag \"x\""), "{shown}");
+    assert!(!shown.contains(['\u{1b}', '\u{7}', '\u{9b}', '\u{200b}', '\r']), "{shown:?}");
+    for text in ["image =", "a = 1\n[sandbox.web", "a = \"x", "image \"x\"\n"] {
+        let shown = parse("x.toml", text, Language::Toml).expect_err(text).render(false);
+        assert!(shown.contains("─[x.toml:"), "{shown}");
+    }
 }
 
 /// The three inputs that kill or stall the KDL parser, and the two further ones of the same kind (R-B10).

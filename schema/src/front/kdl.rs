@@ -1,6 +1,7 @@
 //! KDL version 2 to the tree.
 
 use crate::guard;
+use crate::hint;
 use crate::report::Problem;
 use crate::tree::{Data, Node, Span, Value};
 use ::kdl::{KdlDocument, KdlEntry, KdlError, KdlNode, KdlValue};
@@ -21,28 +22,42 @@ pub(crate) fn document<T: Send + 'static>(
     let owned = text.to_string();
     guard::contained(move || match KdlDocument::parse_v2(&owned) {
         Ok(mut document) => Ok(read(&mut document)),
-        Err(error) => Err(problems(&error)),
+        Err(error) => Err(problems(&owned, &error)),
     })
     .map_err(|problem| vec![problem])?
 }
 
-fn problems(error: &KdlError) -> Vec<Problem> {
-    let mut problems: Vec<Problem> = error
+/// One problem for each line, and of mistakes that are known only those: the parser finds more in what comes after them.
+fn problems(text: &str, error: &KdlError) -> Vec<Problem> {
+    let mut problems: Vec<(bool, Problem)> = error
         .diagnostics
         .iter()
         .map(|diagnostic| {
             let start = diagnostic.span.offset();
-            Problem {
+            let span = start..start + diagnostic.span.len();
+            let hint = hint::kdl(text, &span);
+            let known = hint.is_some();
+            let problem = Problem {
                 message: diagnostic
                     .message
                     .clone()
                     .unwrap_or_else(|| "this is not KDL".to_string()),
-                span: start..start + diagnostic.span.len(),
+                help: hint.or_else(|| diagnostic.help.clone()),
                 label: diagnostic.label.clone(),
-                help: diagnostic.help.clone(),
-            }
+                span,
+            };
+            (known, problem)
         })
         .collect();
+    if problems.iter().any(|(known, _)| *known) {
+        problems.retain(|(known, _)| *known);
+    }
+    let mut problems: Vec<Problem> = problems.into_iter().map(|(_, problem)| problem).collect();
+    problems.sort_by_key(|problem| problem.span.start);
+    problems.dedup_by(|later, earlier| {
+        let between = text.get(earlier.span.start..later.span.start);
+        between.is_some_and(|between| !between.contains('\n'))
+    });
     if problems.is_empty() {
         problems.push(Problem::new("this is not KDL", 0..0));
     }

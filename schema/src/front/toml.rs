@@ -6,6 +6,7 @@
 
 use crate::grammar::{self, Rule};
 use crate::guard;
+use crate::hint;
 use crate::report::Problem;
 use crate::tree::{Data, Node, Span, Value};
 use ::toml::Spanned;
@@ -18,7 +19,11 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Vec<Problem>> {
     if !errors.is_empty() {
         return Err(errors
             .iter()
-            .map(|error| Problem::new(error.message(), error.span().unwrap_or(0..0)))
+            .map(|error| {
+                let span = error.span().unwrap_or(0..0);
+                let help = hint::toml(text, &span);
+                Problem { help, ..Problem::new(error.message(), span) }
+            })
             .collect());
     }
     let mut root = Node::new("", 0..0);

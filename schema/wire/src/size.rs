@@ -38,6 +38,11 @@ impl Mib {
         let number: u64 = digits
             .parse()
             .map_err(|_| bad(format!("\"{text}\" does not start with a whole number")))?;
+        if unit.starts_with('.') {
+            return Err(bad(format!(
+                "\"{text}\" is a fraction; write a whole number of the next smaller unit"
+            )));
+        }
         let bytes_per: u64 = match unit.trim() {
             "KiB" => 1 << 10,
             "MiB" | "M" => 1 << 20,
