@@ -12,6 +12,7 @@ use banger_wire::machine::{
     AGENT, Card, INITRAMFS, KERNEL, LOG, MEMORY, METRICS, STATE, Version, WRITTEN_MEMORY,
     WRITTEN_STATE, disk,
 };
+use banger_wire::size::Mib;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -22,10 +23,12 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// How long one request may take. Writing a guest's memory to disk takes longest.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long one request may take. A VMM that was stopped answers none.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How much of a memory is written down in a second, at the least, in MiB.
+const SLOWEST_MIB: u64 = 10;
 /// How often a machine is told to go on.
-const TRIES: u32 = 10;
+const TRIES: u32 = 3;
 /// The longest answer, in bytes.
 const LONGEST: usize = 64 << 10;
 /// The id of the one card.
@@ -240,6 +243,16 @@ impl Api {
         path: &str,
         body: &impl Serialize,
     ) -> Result<(), Fault> {
+        self.send_within(PATIENCE, method, path, body).await
+    }
+
+    async fn send_within(
+        &mut self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<(), Fault> {
         let body = serde_json::to_vec(body).expect("plain values encode");
         let request = Request::builder()
             .method(method)
@@ -255,7 +268,7 @@ impl Api {
             let said = said.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             Ok((status, said))
         };
-        let (status, said) = timeout(PATIENCE, answered)
+        let (status, said) = timeout(patience, answered)
             .await
             .map_err(|_| Fault::host(format!("Firecracker does not answer to {path}")))??;
         if status.is_success() {
@@ -293,13 +306,13 @@ pub(super) async fn configure(
     let mut api = Api::open(helper, start.id).await?;
     let machine = &start.machine;
     watch(&mut api).await?;
-    if machine.from.is_some() {
-        return load(&mut api, start, install).await;
-    }
     if version >= SERIAL_RATE {
-        // What is kept is a megabyte: more than that in a second is nobody's loss.
+        // What is kept is a megabyte: more than that in a second is nobody's loss. It is no part of a memory.
         let rate_limiter = TokenBucket { size: 1 << 20, refill_time: 1000 };
         api.put("/serial", &Serial { rate_limiter }).await?;
+    }
+    if machine.from.is_some() {
+        return load(&mut api, start, install).await;
     }
     let config = MachineConfig { vcpu_count: machine.cpus, mem_size_mib: machine.memory_mib };
     api.put("/machine-config", &config).await?;
@@ -357,7 +370,7 @@ async fn load(api: &mut Api, start: &Start<'_>, install: &InstallId) -> Result<(
 }
 
 /// Writes a machine down in its jail. It stands still afterwards, and its guest has no connections any more.
-pub(super) async fn write_down(helper: &Helper, id: &SandboxId) -> Result<(), Fault> {
+pub(super) async fn write_down(helper: &Helper, id: &SandboxId, memory: Mib) -> Result<(), Fault> {
     let mut api = Api::open(helper, id).await?;
     api.set_running(false).await?;
     let create = SnapshotCreate {
@@ -365,12 +378,13 @@ pub(super) async fn write_down(helper: &Helper, id: &SandboxId) -> Result<(), Fa
         snapshot_path: WRITTEN_STATE.into(),
         mem_file_path: WRITTEN_MEMORY.into(),
     };
-    let written = api.put("/snapshot/create", &create).await;
+    let patience = PATIENCE + Duration::from_secs(memory.get() / SLOWEST_MIB);
+    let written = api.send_within(patience, Method::PUT, "/snapshot/create", &create).await;
     helper.lines().cut(id);
     written
 }
 
-/// Lets a machine go on, whatever became of who let it stand still.
+/// Lets a machine go on, whatever became of who let it stand still. Takes half a minute at most.
 pub(super) async fn go_on(helper: &Helper, id: &SandboxId) -> Result<(), Fault> {
     let mut tries = 0;
     loop {

@@ -347,8 +347,12 @@ impl Vmm for Processes {
             self.templates.tried(&key);
             let _still = self.stand_still(sandbox)?;
             let paused = self.folders.vm(sandbox).join(PAUSED);
-            let written = firecracker::write_down(helper, sandbox).await;
-            firecracker::go_on(helper, sandbox).await?;
+            let written = self.write_down(helper, sandbox, &boot).await;
+            let goes_on = firecracker::go_on(helper, sandbox).await;
+            if goes_on.is_err() && written.is_ok() {
+                self.discard_written(helper, sandbox, &boot);
+            }
+            goes_on?;
             folders::remove(&paused)?;
             written?;
             helper.keep_memory(sandbox, key, of)
@@ -411,10 +415,10 @@ impl Vmm for Processes {
         }
         let launched = self.launch(&start).await;
         if let (Err(fault), Some(key)) = (&launched, start.machine.from.take()) {
-            // A template is only ever a short cut.
+            // A template is only ever a short cut. What starts without it tells that it was to blame.
             tracing::warn!("{id} does not start from its template: {}", fault.problem().message);
-            self.drop_memory(&key).await?;
             self.launch(&start).await?;
+            self.drop_memory(&key).await?;
             return Ok(Outcome::Changed);
         }
         launched?;

@@ -214,14 +214,18 @@ impl Processes {
                 format!("keeping its memory needs {needed} MiB at {place}, {free} are free");
             return Err(Fault::user(message).hint("free some space; it goes on meanwhile"));
         }
-        let written = firecracker::write_down(helper, id).await;
+        let written = firecracker::write_down(helper, id, boot.memory).await;
         if written.is_err() {
-            // What was written leaves the jail by the one way out that there is.
-            let memory = fresh(id);
-            let _ = helper.keep_memory(id, memory.clone(), self.memory_made_of(boot));
-            let _ = helper.drop_memory(memory);
+            self.discard_written(helper, id, boot);
         }
         written
+    }
+
+    /// What was written down leaves the jail by the one way out that there is.
+    pub(super) fn discard_written(&self, helper: &Helper, id: &SandboxId, boot: &Boot) {
+        let memory = fresh(id);
+        let _ = helper.keep_memory(id, memory.clone(), self.memory_made_of(boot));
+        let _ = helper.drop_memory(memory);
     }
 
     pub(super) fn memory_made_of(&self, boot: &Boot) -> MemoryOf {
@@ -254,7 +258,14 @@ impl Processes {
             // First: what goes on is past its memory.
             let outcome = async {
                 forget(&record)?;
-                firecracker::go_on(&helper, &id).await?;
+                if let Err(fault) = firecracker::go_on(&helper, &id).await {
+                    // As of any VMM that answers nothing: it is started again, as its policy says.
+                    tracing::warn!(
+                        "{id} does not go on, and is ended: {}",
+                        fault.problem().message
+                    );
+                    helper.end(&id, true)?;
+                }
                 folders::remove(&paused)
             };
             if let Err(fault) = outcome.await {
