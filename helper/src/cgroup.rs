@@ -6,6 +6,7 @@ use banger_wire::helper::Controller;
 use banger_wire::id::SandboxId;
 use banger_wire::machine::{Backend, Machine};
 use banger_wire::qemu::TRANSLATIONS_MIB;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const FIRECRACKER_MIB: u32 = 64;
 /// What QEMU and its vsock device need, in MiB.
 const QEMU_MIB: u32 = 256;
+/// The part of a guest's memory that the tables may have that map it. The process's and the processor's take eight bytes each for
+/// a page of 4 KiB, which is 1/256 together; this is twice that.
+const TABLES: u64 = 128;
 
 /// Where the v2 hierarchy is mounted.
 pub(crate) fn hierarchy() -> Option<PathBuf> {
@@ -123,7 +127,9 @@ fn limit(folder: &Path, controller: Controller, machine: &Machine) -> Result<(),
     };
     let (file, value) = match controller {
         Controller::Memory => {
-            ("memory.max", (u64::from(machine.memory_mib.saturating_add(own)) << 20).to_string())
+            let mib = u64::from(machine.memory_mib);
+            let all = mib + mib / TABLES + u64::from(own);
+            ("memory.max", (all << 20).to_string())
         }
         Controller::Pids => ("pids.max", pids.to_string()),
         // So many microseconds of processor time in every 100,000: one processor more than the guest's.
@@ -155,9 +161,16 @@ pub(crate) fn remove(uid: u32, sandbox: &SandboxId) -> Result<bool, Bad> {
     if !own.exists() {
         return Ok(false);
     }
-    fs::write(own.join("cgroup.kill"), "1").at("killing the cgroup")?;
+    let at_once = match fs::write(own.join("cgroup.kill"), "1") {
+        // Only since Linux 5.14.
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        other => other.at("killing the cgroup").map(|()| true)?,
+    };
     let start = Instant::now();
     while !members(&own)?.is_empty() {
+        if !at_once {
+            kill_each(&own)?;
+        }
         if start.elapsed() > PATIENCE {
             return Err(Bad::Refused("a process in its cgroup does not end"));
         }
@@ -175,9 +188,73 @@ pub(crate) fn remove(uid: u32, sandbox: &SandboxId) -> Result<bool, Bad> {
     Ok(true)
 }
 
+/// Kills the processes in a cgroup one by one. Those that they start meanwhile are for the next time.
+fn kill_each(folder: &Path) -> Result<(), Bad> {
+    for pid in members(folder)? {
+        let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+        let Ok(pidfd) = pidfd_open(process, PidfdFlags::empty()) else { continue };
+        // The number may be another's by now: who is still in the list is who was meant.
+        if members(folder)?.contains(&pid) {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banger_wire::machine::{Card, KernelWords};
+    use std::process::Command;
+
+    #[test]
+    fn processes_are_killed_one_by_one_where_the_kernel_cannot_do_more() {
+        let folder = std::env::temp_dir().join(format!("banger-kill-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let mut sleeps = [(); 2].map(|()| Command::new("sleep").arg("60").spawn().expect("runs"));
+        let [ours, other] = &mut sleeps;
+        fs::write(folder.join("cgroup.procs"), format!("{}\n", ours.id())).expect("writes");
+        kill_each(&folder).expect("kills");
+        assert!(!ours.wait().expect("ends").success());
+        assert!(other.try_wait().expect("looks").is_none(), "another was killed");
+        // One that is gone is no error.
+        kill_each(&folder).expect("kills nobody");
+        other.kill().and_then(|()| other.wait()).expect("ends");
+        fs::remove_dir_all(folder).expect("removes");
+    }
+
+    #[test]
+    fn a_guests_memory_is_limited_with_room_for_what_maps_it() {
+        let folder = std::env::temp_dir().join(format!("banger-limit-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let machine = |backend, kvm, memory_mib| Machine {
+            boot: "0123456789abcdef".to_string().try_into().expect("a key"),
+            backend,
+            kvm,
+            cpus: 2,
+            memory_mib,
+            cid: 3,
+            card: Card::None,
+            disks: 1,
+            read_only: 1,
+            words: KernelWords::try_from("quiet".to_string()).expect("words"),
+            disk_rate_mib: 0,
+            net_rate_mib: 0,
+            from: None,
+        };
+        for (machine, mib) in [
+            (machine(Backend::Firecracker, true, 512), 512 + 4 + 64),
+            (machine(Backend::Firecracker, true, 16 << 10), (16 << 10) + 128 + 64),
+            (machine(Backend::Qemu, true, 512), 512 + 4 + 256),
+            (machine(Backend::Qemu, false, 512), 512 + 4 + 256 + 256),
+        ] {
+            fs::write(folder.join("memory.max"), "").expect("writes");
+            limit(&folder, Controller::Memory, &machine).expect("limits");
+            let set = fs::read_to_string(folder.join("memory.max")).expect("reads");
+            assert_eq!(set.parse::<u64>().ok(), Some(mib << 20), "{machine:?}");
+        }
+        fs::remove_dir_all(folder).expect("removes");
+    }
 
     #[test]
     fn what_was_not_handed_down_limits_nobody() {
