@@ -9,6 +9,7 @@
 mod answer;
 mod audit;
 mod cgroup;
+mod claim;
 mod jail;
 mod link;
 mod netlink;

@@ -4,14 +4,14 @@
 //! |---|---|---|---|
 //! | hello | yes | 0 | the versions are compared and the installation is named; nothing else is answered before |
 //! | probe | yes | 0 | facts about the host |
-//! | bridge-ensure | no | 0 | the installation's bridge is there, with its address; the host forwards |
+//! | bridge-ensure | no | 0 | the installation's bridge is there, with its address, unless its letters are another's; the host forwards |
 //! | bridge-remove | no | 0 | that bridge is removed, unless it has ports |
 //! | tap-ensure | no | 0 | a sandbox's tap is a closed, isolated port of that bridge |
 //! | tap-set | no | 0 | that port is opened, if there are rules, or closed |
 //! | tap-remove | no | 0 | that tap is removed |
-//! | rules-apply | no | 0 | the installation's two tables of nftables are replaced in one step |
+//! | rules-apply | no | 0 | the installation's two tables of nftables are replaced in one step, unless its letters are another's |
 //! | rules-check | yes | 0 | whether they are as they were written |
-//! | rules-remove | no | 0 | they are removed, unless the bridge has ports |
+//! | rules-remove | no | 0 | they are removed, unless the bridge has ports; its letters are anybody's again |
 //! | dns-route | no | 0 | the host's resolver asks 127.0.0.1 for names below `vm`, by that bridge's link |
 //! | vm-start | no | kernel, initramfs, 1 to 16 disks: files of the caller's | Firecracker by its jailer, or QEMU, in a new jail with a user of its own |
 //! | vm-list | yes | 0 | the caller's jails and whether their processes live |

@@ -31,6 +31,12 @@ fn key() -> BootKey {
     BootKey::try_from("0123456789abcdef".to_string()).expect("good")
 }
 
+/// Rules that let nobody do anything.
+fn rules(subnet: u8) -> Request {
+    let subnet = Subnet::new(subnet).expect("good");
+    Request::RulesApply { subnet, policy: Policy { ports: Vec::new() } }
+}
+
 /// The attacker, and what it has tried.
 struct Attack<'a> {
     owner: &'a Owner<'a>,
@@ -106,12 +112,13 @@ fn a_hostile_daemon_gains_nothing() {
     let Some(ground) = Ground::new() else { return };
     let (victim, attacker) = (ground.owner(VICTIM, 7), ground.owner(ATTACKER, 1));
     let other = ground.owner(ATTACKER, 2);
-    // Somebody else's machine runs, and one of another installation of the attacker's.
+    // Somebody else's machine and network are there, and a machine of another installation of the attacker's.
     let helpers = [(&victim, sandbox(7)), (&other, sandbox(8))].map(|(owner, id)| {
         let helper = owner.helper();
         assert_eq!(owner.start(&helper, &id), Reply::Changed);
         helper
     });
+    assert_eq!(helpers[0].ask(&rules(9), &[]), Reply::Changed);
     let own = derive::bridge(&attacker.install);
     for line in [
         format!("link add {own} type bridge"),
@@ -170,6 +177,13 @@ fn a_hostile_daemon_gains_nothing() {
     // The same call with nothing wrong in it is carried out: it was not the place that refused.
     let good = attacker.helper();
     assert_eq!(attacker.start(&good, &sandbox(1)), Reply::Changed);
+    ground.namespace.run("ip", &["link", "delete", &own]);
+    assert_eq!(good.ask(&rules(4), &[]), Reply::Changed);
+    for helper in [&good, &helpers[0]] {
+        assert_eq!(helper.ask(&Request::RulesRemove {}, &[]), Reply::Changed);
+    }
+    let taken = fs::read_dir(ground.jails().join("names")).expect("a folder").count();
+    assert_eq!(taken, 0, "the letters are nobody's any more");
     let remove = |n| Request::VmRemove { sandbox: sandbox(n) };
     assert_eq!(good.ask(&remove(1), &[]), Reply::Changed);
     for (helper, id) in helpers.into_iter().zip([7, 8]) {
@@ -321,7 +335,6 @@ fn counts(attack: &mut Attack<'_>) {
     }
     let id = sandbox(1);
     let subnet = Subnet::new(0).expect("good");
-    let policy = Policy { ports: Vec::new() };
     for request in [
         Request::Probe {},
         Request::VmList { after: None },
@@ -330,7 +343,7 @@ fn counts(attack: &mut Attack<'_>) {
         Request::VmRemove { sandbox: id.clone() },
         Request::TapEnsure { sandbox: id },
         Request::BridgeEnsure { subnet },
-        Request::RulesApply { subnet, policy },
+        rules(0),
         Request::RulesRemove {},
         Request::DnsRoute {},
     ] {
@@ -474,7 +487,7 @@ fn strangers(attack: &mut Attack<'_>) {
         Request::TapEnsure { sandbox: id.clone() },
         Request::TapSet { sandbox: id.clone(), up: true },
         Request::TapRemove { sandbox: id.clone() },
-        Request::RulesApply { subnet, policy: Policy { ports: Vec::new() } },
+        rules(1),
         Request::RulesRemove {},
         Request::DnsRoute {},
         Request::VmList { after: None },
@@ -504,7 +517,25 @@ fn strangers(attack: &mut Attack<'_>) {
     let victim = InstallId::from_bits(7);
     attack.helper = Some(attack.owner.stranger(&[]).hello(&victim));
     attack.touch("by the name of another's installation", &sandbox(7));
+    networks(attack, "another's installation");
+    let alike = InstallId::from_bits(victim.bits() | 1 << 100);
+    attack.helper = Some(attack.owner.stranger(&[]).hello(&alike));
+    networks(attack, "an installation like another's");
     attack.helper = None;
+}
+
+/// What would have effects on the ports of whoever has these names, or names of the same letters.
+fn networks(attack: &mut Attack<'_>, whose: &str) {
+    for request in [
+        rules(3),
+        Request::BridgeEnsure { subnet: Subnet::new(3).expect("good") },
+        Request::TapEnsure { sandbox: sandbox(7) },
+        Request::TapSet { sandbox: sandbox(7), up: false },
+        Request::BridgeRemove {},
+        Request::RulesRemove {},
+    ] {
+        attack.ask(&format!("{whose}: {request:?}"), &request, &[]);
+    }
 }
 
 /// The program itself, as the attacker may start it. How often it was tried.
@@ -550,6 +581,11 @@ fn an_owner_has_so_many_jails_under_all_names_together() {
         for folder in [&other, &foreign] {
             fs::create_dir_all(folder.join(sandbox(n).as_str())).expect("a folder");
         }
+    }
+    // Nor do memories.
+    let memories = ground.jails().join(format!("{ATTACKER}-{}-memories", InstallId::from_bits(2)));
+    for n in 0..5 {
+        fs::create_dir_all(memories.join(format!("{n:016x}"))).expect("a folder");
     }
     fs::set_permissions(ground.jails(), fs::Permissions::from_mode(0o700)).expect("closed");
     let helper = owner.helper();

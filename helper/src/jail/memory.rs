@@ -64,8 +64,11 @@ struct Stamp {
     changed: (i64, i64),
 }
 
+/// How the name of a folder of memories ends.
+pub(crate) const FOLDER: &str = "-memories";
+
 fn folder(caller: &Caller) -> Result<PathBuf, Bad> {
-    Ok(base()?.join(format!("{}-{}-memories", caller.uid, caller.install()?)))
+    Ok(base()?.join(format!("{}-{}{FOLDER}", caller.uid, caller.install()?)))
 }
 
 /// One helper at a time: another may still be at what its daemon is gone for.

@@ -84,6 +84,12 @@ fn make(folder: &Path) -> Result<(), Bad> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).at("making a folder for jails")
 }
 
+/// A folder beside the jails.
+pub(crate) fn folder(name: &str) -> Result<PathBuf, Bad> {
+    let folder = base()?.join(name);
+    make(&folder).map(|()| folder)
+}
+
 /// The folder of the caller's jails.
 fn of_caller(caller: &Caller) -> Result<PathBuf, Bad> {
     Ok(base()?.join(format!("{}-{}", caller.uid, caller.install()?)))
@@ -191,11 +197,12 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-/// How many jails an owner has: it may call its installations what it likes.
+/// How many jails an owner has: it may call its installations what it likes. Memories are none.
 fn count(base: &Path, uid: u32) -> usize {
     let own = format!("{uid}-");
     let is_own = |folder: &PathBuf| {
-        folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&own))
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&own) && !name.ends_with(memory::FOLDER)
     };
     below(base).into_iter().filter(is_own).map(|folder| below(&folder).len()).sum()
 }

@@ -3,7 +3,7 @@
 use crate::answer::{Answer, At, Bad};
 use crate::netlink::Netlink;
 use crate::table::Caller;
-use crate::{link, sysctl};
+use crate::{claim, link, sysctl};
 use banger_wire::derive;
 use banger_wire::helper::Reply;
 use banger_wire::net::Subnet;
@@ -19,6 +19,7 @@ pub(crate) fn run(subnet: Subnet, caller: &Caller) -> Answer {
     if taken {
         return Err(Bad::Refused("the subnet overlaps a route of the host"));
     }
+    claim::take(caller)?;
     let name = derive::bridge(caller.install()?);
     if found.is_none() {
         let mac = derive::bridge_mac(caller.install()?);
