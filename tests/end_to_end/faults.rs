@@ -2,7 +2,7 @@
 //! state, and nothing is left.
 
 use super::cgroup::Narrow;
-use super::home::{Home, IMAGE, can_run};
+use super::home::{Home, IMAGE, can_run, firecracker};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -140,6 +140,38 @@ fn a_vmm_that_cannot_start_says_why_and_leaves_nothing() {
     fs::remove_dir(&disk).expect("removes");
     fs::rename(&aside, &disk).expect("renames");
     home.ok(&["vm", "start", "a"]);
+    home.ok(&["destroy", "--yes"]);
+    home.assert_nothing_left();
+}
+
+/// A VMM that is gone before it boots anything, as if all were well or not: that is told, and tried again.
+#[test]
+fn a_vmm_that_ends_before_it_boots_is_told_and_tried_again() {
+    if !can_run() {
+        return;
+    }
+    if firecracker() {
+        return eprintln!(
+            "NOT RUN: Firecracker is asked for its version first, which no other program says"
+        );
+    }
+    let mut home = Home::new();
+    home.write(&format!(
+        "{IMAGE}sandbox \"a\" {{ image \"base\"; memory \"256MiB\"; egress \"none\"; }}\n"
+    ));
+    for program in ["/usr/bin/true", "/usr/bin/false"] {
+        home.set("BANGER_QEMU", program);
+        let said = home.banger(&["apply"]);
+        assert_eq!(said.code, 1, "{program}: {}{}", said.out, said.err);
+        assert!(said.err.contains("error:") && said.err.contains("sandbox a"), "{}", said.err);
+        assert_ne!(phase(&home), "ready");
+        home.wait("nothing runs", Duration::from_secs(20), |home| home.guests().is_empty());
+        home.kill_daemon();
+        assert!(home.jails().is_empty(), "{program}: {:?}", home.jails());
+    }
+    home.set("BANGER_QEMU", "/usr/bin/qemu-system-x86_64");
+    home.ok(&["ps"]);
+    home.wait("it is ready", Duration::from_secs(60), |home| phase(home) == "ready");
     home.ok(&["destroy", "--yes"]);
     home.assert_nothing_left();
 }
