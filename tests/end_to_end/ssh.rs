@@ -47,14 +47,20 @@ impl Lab {
     }
 }
 
+/// How much longer everything takes where guests have an emulated kernel. What is only large is that much smaller there.
+fn slowness() -> u32 {
+    if kernel_of_this_host().is_some() { 10 } else { 1 }
+}
+
 /// Files with odd names, modes, times and links.
 fn tree(at: &Path) {
     fs::create_dir_all(at.join("in a folder/deep")).expect("folders");
     fs::write(at.join("plain"), "plain\n").expect("writes");
     fs::write(at.join("with a space"), [0xffu8; 3]).expect("writes");
     fs::write(at.join("new\nline"), "").expect("writes");
-    let pattern: Vec<u8> =
-        (0..5u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let pattern: Vec<u8> = (0..(5u32 << 20) / slowness())
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     fs::write(at.join("in a folder/large"), pattern).expect("writes");
     fs::write(at.join("in a folder/deep/run"), "#!/bin/sh\n").expect("writes");
     use std::os::unix::fs::PermissionsExt;
@@ -163,8 +169,7 @@ fn commands(lab: &Lab) {
 
 /// Input that a command does not read holds nothing up and takes no memory; what it does read is exact.
 fn slow_readers(lab: &Lab) {
-    // An emulated kernel takes its time: fewer bytes, and what must not be waited for takes as much longer.
-    let (mib, slow) = if kernel_of_this_host().is_some() { (4u32, 10) } else { (16, 1) };
+    let (slow, mib) = (u64::from(slowness()), if slowness() == 1 { 16u32 } else { 4 });
     let bytes: Vec<u8> =
         (0..mib << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let input = lab.home.path().join("input");
@@ -230,8 +235,9 @@ fn hang_ups(lab: &Lab) {
     });
     // All of a terminal's last words arrive, however slowly they are taken.
     let slow = format!(
-        "ssh -F {} -tt web.vm 'seq 100000; echo the end' | (sleep 3; tail -n 1)",
-        lab.config
+        "ssh -F {} -tt web.vm 'seq {}; echo the end' | (sleep 3; tail -n 1)",
+        lab.config,
+        100_000 / slowness(),
     );
     assert_eq!(lab.ok(lab.command("bash").args(["-c", &slow])).trim(), "the end");
 }
@@ -300,7 +306,7 @@ fn forwarding(lab: &Lab) {
     lab.home.wait("the forwarded port", Duration::from_secs(20), |_| {
         String::from_utf8_lossy(&get("18082").stdout).ends_with("\r\n\r\nweb\n")
     });
-    let inside = "import socket\ns = socket.create_connection(('127.0.0.1', 18083), 10)\ns.send(b'GET /hostname HTTP/1.0\\r\\n\\r\\n')\nprint(b''.join(iter(lambda: s.recv(99), b'')).decode()[-4:], end='')";
+    let inside = "import socket\ns = socket.create_connection(('127.0.0.1', 18083), 60)\ns.send(b'GET /hostname HTTP/1.0\\r\\n\\r\\n')\nprint(b''.join(iter(lambda: s.recv(99), b'')).decode()[-4:], end='')";
     assert_eq!(lab.home.ok(&["vm", "exec", "web", "--", "python3", "-c", inside]), "web\n");
     held.kill().expect("kills");
     held.wait().expect("ends");
@@ -337,7 +343,7 @@ fn over_the_network(lab: &Lab) {
     let refused = ssh(&known, &other).output().expect("runs");
     assert_eq!(refused.status.code(), Some(255));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Permission denied"));
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < Duration::from_secs(10) * slowness());
     let public = fs::read_to_string(other.with_extension("pub")).expect("reads");
     fs::write(&known, format!("{address} {public}")).expect("writes");
     let refused = ssh(&known, &key).output().expect("runs");
