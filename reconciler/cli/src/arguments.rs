@@ -60,7 +60,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME", value_parser = artifact)]
         update: Vec<Name>,
     },
-    /// Show what apply would do: exit code 0 for nothing, 2 for something
+    /// Show what apply would do: exit code 0 for nothing, 2 for something, 1 for a wrong file
     Plan,
     /// Show how everything is
     Status,
@@ -151,7 +151,7 @@ pub(crate) enum Vm {
         #[arg(short, long, conflicts_with_all = ["command", "sync", "discard", "env", "workdir", "user", "no_tty"])]
         detach: bool,
         /// Its name
-        #[arg(long, requires = "detach")]
+        #[arg(long, requires = "detach", conflicts_with = "command")]
         name: Option<Name>,
         #[command(flatten)]
         shape: Shape,
@@ -192,6 +192,7 @@ pub(crate) enum Vm {
     /// Stop a sandbox at once, as if by pulling its plug
     Kill(Target),
     /// Remove a sandbox and its disk
+    #[command(visible_alias = "rm")]
     Delete {
         #[command(flatten)]
         target: Target,
@@ -200,6 +201,7 @@ pub(crate) enum Vm {
         yes: bool,
     },
     /// List sandboxes
+    #[command(alias = "ls")]
     List,
     /// Show everything about a sandbox
     Show {
@@ -213,7 +215,7 @@ pub(crate) enum Vm {
         #[command(flatten)]
         how: How,
         /// The command; a shell if not given
-        #[arg(last = true)]
+        #[arg(trailing_var_arg = true)]
         command: Vec<String>,
     },
     /// Open a shell in a sandbox by SSH, or run a command
@@ -282,13 +284,13 @@ pub(crate) struct Shape {
     /// Boot it, even where it could start from the memory of one that booted before
     #[arg(long)]
     pub(crate) cold: bool,
-    /// Processors
+    /// Processors, 1 to 32; 1 if not given
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub(crate) cpus: Option<u8>,
-    /// Memory, with its unit
+    /// Memory, with its unit; 512MiB if not given
     #[arg(long, value_parser = size)]
     pub(crate) memory: Option<Mib>,
-    /// The size of its disk, with its unit
+    /// The size of its disk, with its unit; 10GiB if not given
     #[arg(long, value_parser = size)]
     pub(crate) disk: Option<Mib>,
     /// What it may read and write of each disk in a second, with its unit
@@ -297,7 +299,7 @@ pub(crate) struct Shape {
     /// What its network card may receive, and send, in a second, with its unit (Firecracker)
     #[arg(long, value_parser = size)]
     pub(crate) net_rate: Option<Mib>,
-    /// A port of the host's loopback that leads to a port in the guest
+    /// A port of the host's loopback, 1024 or more, that leads to a port in the guest
     #[arg(long, value_name = "HOST[:GUEST]", value_parser = publish)]
     pub(crate) publish: Vec<banger_schema::spec::Publish>,
     /// A network that it is on
@@ -330,6 +332,7 @@ pub(crate) struct How {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
     /// List images
+    #[command(alias = "ls")]
     List,
     /// Show everything about an image
     Show {
@@ -396,6 +399,7 @@ pub(crate) enum Image {
         image: Name,
     },
     /// Delete an image that nothing uses
+    #[command(visible_alias = "rm")]
     Delete {
         /// Its name, or the start of its recipe's digest
         image: String,
@@ -453,6 +457,7 @@ pub(crate) enum Kernel {
         path: PathBuf,
     },
     /// List kernels
+    #[command(alias = "ls")]
     List,
     /// Show everything about a kernel
     Show {
@@ -460,6 +465,7 @@ pub(crate) enum Kernel {
         kernel: String,
     },
     /// Delete a kernel that nothing uses
+    #[command(visible_alias = "delete")]
     Rm {
         /// Its name, or the start of its recipe's digest
         kernel: String,

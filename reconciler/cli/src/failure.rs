@@ -4,7 +4,6 @@ use banger_schema::Report;
 use banger_wire::api::{Problem, ProblemKind};
 use std::fmt;
 use std::io::IsTerminal;
-use std::process::ExitCode;
 
 /// Something failed.
 pub(crate) const FAILED: u8 = 1;
@@ -62,20 +61,20 @@ pub(crate) fn color() -> bool {
 }
 
 /// Prints a failure, once, and gives its exit code.
-pub(crate) fn show(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn show(error: &anyhow::Error) -> u8 {
     let clean = banger_wire::text::clean;
     if let Some(report) = error.downcast_ref::<Report>() {
         eprint!("{}", report.render(color()));
         eprintln!("error: {report}");
-        return ExitCode::from(USAGE);
+        return USAGE;
     }
     if let Some(failure) = error.downcast_ref::<Failure>() {
         eprintln!("error: {}", clean(&failure.message));
         for hint in &failure.hints {
             eprintln!("hint: {}", clean(hint));
         }
-        return ExitCode::from(failure.code);
+        return failure.code;
     }
     eprintln!("error: {}", clean(&format!("{error:#}")));
-    ExitCode::from(FAILED)
+    FAILED
 }

@@ -22,13 +22,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failure::show(&error.into()),
+        Err(error) => return failure::show(&error.into()).into(),
     };
     let outcome = runtime.block_on(command::run(arguments));
     // A read of standard input cannot be cancelled; it must not hold up the end.
     runtime.shutdown_background();
     match outcome {
         Ok(code) => code,
-        Err(error) => failure::show(&error),
+        Err(error) => failure::show(&error).into(),
     }
 }

@@ -64,7 +64,8 @@ pub(crate) fn age(seconds: u64) -> String {
 /// Bytes as people say them.
 pub(crate) fn bytes(bytes: u64) -> String {
     match bytes {
-        0..1_048_576 => format!("{} KiB", bytes >> 10),
+        0..1024 => format!("{bytes} bytes"),
+        1024..1_048_576 => format!("{} KiB", bytes >> 10),
         1_048_576..1_073_741_824 => format!("{} MiB", bytes >> 20),
         _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
     }

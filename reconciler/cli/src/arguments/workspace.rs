@@ -1,5 +1,6 @@
 //! The arguments of what carries files: workspaces and copies.
 
+use crate::failure::{FAILED, Failure};
 use banger_wire::id::Name;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -98,7 +99,12 @@ pub(crate) struct Copy {
 /// Makes a path whole; a plain text otherwise.
 pub(crate) fn whole(path: &std::path::Path) -> anyhow::Result<PathBuf> {
     std::fs::canonicalize(path).map_err(|error| {
-        let message = format!("{}: {error}", path.display());
-        crate::failure::Failure::new(crate::failure::FAILED, message).into()
+        let word = path.display();
+        let failure = Failure::new(FAILED, format!("{word}: {error}"));
+        if error.kind() != std::io::ErrorKind::NotFound {
+            return failure.into();
+        }
+        let hint = format!("a folder is meant; an image is --image {word}, a command -- {word}");
+        failure.hint(hint).into()
     })
 }

@@ -5,7 +5,7 @@ use super::workspace::push_once;
 use super::{agree, follow, project_or_default};
 use crate::arguments::Global;
 use crate::client::Client;
-use crate::failure::{Failure, REFUSED, USAGE};
+use crate::failure::{self, FAILED, Failure, REFUSED, USAGE};
 use crate::project::Bangerfile;
 use crate::{lock, project, show};
 use anyhow::Result;
@@ -29,7 +29,14 @@ pub(super) async fn lock(global: &Global, update: &[Name]) -> Result<ExitCode> {
 }
 
 pub(super) async fn plan(global: &Global) -> Result<ExitCode> {
-    plan_with(global, false).await
+    // 2 says that there are changes: it must not say that there is no telling.
+    match plan_with(global, false).await {
+        Err(error) => Ok(ExitCode::from(match failure::show(&error) {
+            USAGE => FAILED,
+            code => code,
+        })),
+        planned => planned,
+    }
 }
 
 async fn plan_with(global: &Global, frozen: bool) -> Result<ExitCode> {
@@ -136,14 +143,14 @@ pub(super) async fn apply(
         apply.consent = true;
         applied = client.post(&path, &apply).await?;
     }
+    if global.json {
+        show::json(&applied)?;
+    }
     if !no_wait {
         follow(&client, &project, None, applied.change, global.json).await?;
         if frozen {
             lock::verify(&client, &file, &wanted).await?;
         }
-    }
-    if global.json {
-        show::json(&applied)?;
     }
     Ok(ExitCode::SUCCESS)
 }

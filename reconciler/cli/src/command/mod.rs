@@ -69,7 +69,7 @@ async fn version(as_json: bool) -> Result<ExitCode> {
             &json!({ "version": version, "commit": commit, "built": built, "daemon": daemon }),
         )?;
     } else {
-        println!("banger {version} (commit {commit}, built at {built})");
+        println!("banger {version} (commit {commit}, built {built})");
         match daemon {
             Some(daemon) => {
                 let clean = banger_wire::text::clean_line;

@@ -87,7 +87,9 @@ pub(super) fn list(global: &Global, path: Option<&Path>, ship: &Ship) -> Result<
         eprintln!("left out: {}: {}", clean_line(&shown(name)), clean_line(why));
     }
     let bytes: u64 = listed.items.iter().map(|item| item.size).sum();
-    eprintln!("{} files, {}", listed.items.len(), show::bytes(bytes));
+    let count = listed.items.len();
+    let plural = if count == 1 { "" } else { "s" };
+    eprintln!("{count} file{plural}, {}", show::bytes(bytes));
     Ok(ExitCode::SUCCESS)
 }
 

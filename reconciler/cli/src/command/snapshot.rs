@@ -93,7 +93,7 @@ async fn take_one(
 
 pub(super) async fn take(global: &Global, take: Take) -> Result<ExitCode> {
     let client = Client::connect().await?;
-    let found = find(&client, global, &take.name, false).await?;
+    let found = find(&client, global, &take.name, true).await?;
     let snapshot = match take.snapshot {
         Some(name) => name,
         None => free(&client, &found.project).await?,
@@ -136,7 +136,7 @@ pub(super) async fn fork(global: &Global, fork: Fork) -> Result<ExitCode> {
         // The sandbox may be gone.
         Some(snapshot) => (here(global)?, snapshot),
         None => {
-            let found = find(&client, global, &fork.name, false).await?;
+            let found = find(&client, global, &fork.name, true).await?;
             let name = free(&client, &found.project).await?;
             let names = (&found.name, &name);
             take_one(&client, global, &found.project, names, fork.disk_only).await?;
@@ -151,9 +151,11 @@ pub(super) async fn fork(global: &Global, fork: Fork) -> Result<ExitCode> {
         // It stays until the new one has begun from it.
         drop_it(&client, project, &snapshot).await?;
     }
-    let change = made?.change;
-    follow(&client, project, Some(&fork.new), change, global.json).await?;
-    if !global.json {
+    let made = made?;
+    follow(&client, project, Some(&fork.new), made.change, global.json).await?;
+    if global.json {
+        show::json(&made)?;
+    } else {
         println!("{}", fork.new);
     }
     Ok(ExitCode::SUCCESS)

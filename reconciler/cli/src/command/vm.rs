@@ -79,8 +79,8 @@ pub(super) async fn list(global: &Global) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A sandbox by name: in the project that was named or is here, else among those made by command. Where looking
-/// is all that is done, else wherever there is just one.
+/// A sandbox by name: in the project that was named or is here, else among those made by command. Where nothing is taken
+/// away from it, else wherever there is just one.
 pub(super) async fn find(
     client: &Client,
     global: &Global,

@@ -29,7 +29,7 @@ impl Processes {
         };
         if !image.exists() {
             return Err(Fault::host("its kernel cannot be booted by Firecracker")
-                .hint("banger kernel inspect says why; vmm \"qemu\" runs it"));
+                .hint("banger kernel show says why; vmm \"qemu\" runs it"));
         }
         let (all, content, agent) = (self.folders.clone(), boot.kernel.clone(), self.agent.clone());
         let initramfs =
