@@ -92,6 +92,8 @@ pub(crate) struct Home {
     namespace: Option<Namespace>,
     programs: PathBuf,
     environment: Vec<(String, String)>,
+    /// Whose it is, when not root's.
+    user: Option<u32>,
     /// Cgroups that somebody left behind before.
     idle: BTreeSet<PathBuf>,
     _temporary: tempfile::TempDir,
@@ -137,7 +139,39 @@ impl Home {
         let folder = temporary.path().to_path_buf();
         let environment = vec![("BANGER_AGENT".to_string(), agent().display().to_string())];
         let (programs, idle) = (programs(), cgroup::idle());
-        Self { folder, namespace: None, programs, environment, idle, _temporary: temporary }
+        let user = None;
+        Self { folder, namespace: None, programs, environment, user, idle, _temporary: temporary }
+    }
+
+    /// An ordinary user's, who has no helper. With every kernel and image built already.
+    pub(crate) fn of_user(user: u32) -> Self {
+        let mut home = Self::empty();
+        // Whatever is above our own programs may be closed to others.
+        let programs = home.folder.join("programs");
+        fs::create_dir_all(home.folder.join("state")).expect("a folder");
+        fs::create_dir(&programs).expect("a folder");
+        for program in ["banger", "bangerd", "banger-helper"] {
+            fs::copy(home.programs.join(program), programs.join(program)).expect("copies");
+        }
+        fs::copy(agent(), programs.join("banger-agent")).expect("copies");
+        // Cargo installs it where only root looks.
+        let path = std::env::var("PATH").unwrap_or_default();
+        let vsock = std::env::split_paths(&path).map(|folder| folder.join("vhost-device-vsock"));
+        let vsock = vsock.into_iter().find(|path| path.is_file()).expect("it was looked for");
+        fs::copy(vsock, programs.join("vhost-device-vsock")).expect("copies");
+        home.set("PATH", &format!("{}:{path}", programs.display()));
+        for kind in ["kernels", "images"] {
+            let from = built().join("state").join(kind);
+            let to = home.folder.join("state");
+            let copied = Command::new("cp").args(["-a", "--"]).arg(&from).arg(&to).status();
+            assert!(copied.expect("cp").success());
+        }
+        let owner = format!("{user}:{user}");
+        let owned = Command::new("chown").args(["-R", &owner]).arg(&home.folder).status();
+        assert!(owned.expect("chown").success());
+        home.use_programs(&programs);
+        home.user = Some(user);
+        home
     }
 
     /// In the host's own namespace, with the kernel that every image needs: for pulling images from the loopback. No
@@ -206,10 +240,15 @@ impl Home {
     }
 
     fn program(&self, program: &Path, arguments: &[&str]) -> Command {
+        let first = if self.user.is_some() { Path::new("/usr/bin/setpriv") } else { program };
         let mut command = match &self.namespace {
-            Some(namespace) => namespace.command(program),
-            None => Command::new(program),
+            Some(namespace) => namespace.command(first),
+            None => Command::new(first),
         };
+        if let Some(user) = self.user {
+            let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
+            command.args([&user, &group, "--clear-groups", "--no-new-privs"]).arg(program);
+        }
         command
             .args(arguments)
             .current_dir(&self.folder)

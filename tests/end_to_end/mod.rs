@@ -4,6 +4,7 @@ mod bad_input;
 mod cgroup;
 mod crash;
 mod data;
+mod direct;
 mod doctor;
 mod example;
 mod faults;

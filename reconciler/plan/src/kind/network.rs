@@ -96,9 +96,9 @@ pub(super) fn nic(
         (true, Egress::None) => Ok(Nic::None),
         // The VMM's own network leads to the host's loopback too: only who says so gets it.
         (true, Egress::Host) => Ok(Nic::User),
-        (true, egress @ (Egress::Public | Egress::Open)) => {
-            Err(format!("its egress \"{egress}\" cannot be enforced here: {missing}"))
-        }
+        (true, egress @ (Egress::Public | Egress::Open)) => Err(format!(
+            "its egress \"{egress}\" cannot be enforced here: {missing}; \"none\" needs no rules"
+        )),
         (false, Egress::None | Egress::Public | Egress::Open | Egress::Host) => {
             Err(format!("its networks cannot be had here: {missing}"))
         }

@@ -1,14 +1,18 @@
 //! QEMU as the daemon's own user, where there is no helper: in the run's folder, marked in its environment.
 
-use super::{Start, end_of};
+use super::Start;
 use crate::drivers::Wake;
 use crate::fault::{During, Fault};
 use crate::process::find_program;
 use banger_wire::derive::{MARK, Role, process_mark};
 use banger_wire::id::{InstallId, SandboxId};
-use banger_wire::machine::{AGENT, CONSOLE_SOCKET, INITRAMFS, KERNEL, VHOST, disk};
+use banger_wire::machine::{AGENT, CONSOLE_SOCKET, INITRAMFS, KERNEL, LOG, VHOST, disk};
 use banger_wire::qemu;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,6 +22,8 @@ use tokio::time::Instant;
 
 /// How long a process may take to open its socket.
 const OPEN: Duration = Duration::from_secs(10);
+/// How much of what a failed program said is shown, in bytes.
+const SHOWN: usize = 600;
 
 /// Starts both processes.
 pub(super) async fn start(
@@ -28,15 +34,13 @@ pub(super) async fn start(
     let vsock = program("vhost-device-vsock", "cargo install vhost-device-vsock")?;
     let qemu = program("qemu-system-x86_64", "apt install qemu-system-x86")?;
     furnish(start)?;
-    let run = Run { start, install };
-    let log = start.run.join("vsock.log");
-    let mut device =
-        run.spawn(Role::Vsock, &vsock, &qemu::vsock_arguments(&start.machine), &log)?;
+    let log = fifo(&start.run.join(LOG))?;
+    let run = Run { start, install, log: &log };
+    let mut device = run.spawn(Role::Vsock, &vsock, &qemu::vsock_arguments(&start.machine))?;
     opened(&mut device, &start.run.join(VHOST), "vhost-device-vsock", &log).await?;
     collect(device, start.id, wakes);
-    let log = start.run.join("vmm.log");
     let arguments = qemu::arguments(start.id, &start.machine);
-    let mut vmm = run.spawn(Role::Vmm, &qemu, &arguments, &log)?;
+    let mut vmm = run.spawn(Role::Vmm, &qemu, &arguments)?;
     opened(&mut vmm, &start.run.join(CONSOLE_SOCKET), "qemu", &log).await?;
     collect(vmm, start.id, wakes);
     Ok(())
@@ -61,9 +65,19 @@ fn furnish(start: &Start<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Where both processes say what they have to say. What nobody reads in time is lost: it must not hold them up.
+fn fifo(path: &Path) -> Result<File, Fault> {
+    let making = || format!("making {}", path.display());
+    crate::folders::remove(path)?;
+    nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).during(making)?;
+    let flags = OFlag::O_NONBLOCK.bits();
+    File::options().read(true).write(true).custom_flags(flags).open(path).during(making)
+}
+
 struct Run<'a> {
     start: &'a Start<'a>,
     install: &'a InstallId,
+    log: &'a File,
 }
 
 impl Run<'_> {
@@ -72,11 +86,9 @@ impl Run<'_> {
         role: Role,
         program: &Path,
         arguments: &[String],
-        log: &Path,
     ) -> Result<tokio::process::Child, Fault> {
         let Start { id, machine, run, .. } = self.start;
-        let file = File::create(log).during(|| format!("making {}", log.display()))?;
-        let copy = file.try_clone().during(|| format!("making {}", log.display()))?;
+        let log = || self.log.try_clone().during(|| "handing on a descriptor".into());
         Command::new(program)
             .args(arguments)
             .env_clear()
@@ -85,8 +97,8 @@ impl Run<'_> {
             // Not in the daemon's group: a signal that ends it must not reach guests.
             .process_group(0)
             .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(copy)
+            .stdout(log()?)
+            .stderr(log()?)
             .spawn()
             .during(|| format!("starting {}", program.display()))
     }
@@ -97,18 +109,27 @@ async fn opened(
     child: &mut tokio::process::Child,
     socket: &Path,
     name: &str,
-    log: &Path,
+    log: &File,
 ) -> Result<(), Fault> {
     let begun = Instant::now();
     while !socket.exists() {
         let ended = child.try_wait().during(|| format!("waiting for {name}"))?;
         if ended.is_some() || begun.elapsed() > OPEN {
             let what = if ended.is_some() { "ended at once" } else { "did not open its socket" };
-            return Err(Fault::host(format!("{name} {what}: {}", end_of(log, 600))));
+            return Err(Fault::host(format!("{name} {what}: {}", said(log))));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())
+}
+
+/// The end of what was said so far.
+fn said(log: &File) -> String {
+    let mut bytes = Vec::new();
+    // That there is no more yet is an error, and the end.
+    let _ = log.take(64 << 10).read_to_end(&mut bytes);
+    let end = &bytes[bytes.len().saturating_sub(SHOWN)..];
+    banger_wire::text::clean(String::from_utf8_lossy(end).trim())
 }
 
 /// Collects a child when it ends, so that no zombie stays; and wakes the loop.

@@ -196,8 +196,11 @@ impl Processes {
                 }
             }
             Some(_) | None => {
-                let socket = self.folders.vm(id).join(banger_wire::machine::CONSOLE_SOCKET);
+                let run = self.folders.vm(id);
+                let socket = run.join(banger_wire::machine::CONSOLE_SOCKET);
                 self.rings.follow_socket(id, &socket, folder.join(ring::CONSOLE));
+                let log = run.join(banger_wire::machine::LOG);
+                self.rings.follow_fifo(id, ring::LOG, &log, folder.join(ring::LOG));
             }
         }
     }

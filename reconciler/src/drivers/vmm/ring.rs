@@ -49,6 +49,23 @@ impl Rings {
         });
     }
 
+    /// Reads a FIFO for as long as somebody writes there. Once per run.
+    pub(super) fn follow_fifo(
+        &self,
+        id: &SandboxId,
+        name: &'static str,
+        fifo: &Path,
+        file: PathBuf,
+    ) {
+        let opened = pipe::OpenOptions::new().open_receiver(fifo);
+        self.follow(id, name, || async move {
+            match opened {
+                Ok(fifo) => keep(fifo, &file).await,
+                Err(error) => tracing::warn!("{}: {error}", file.display()),
+            }
+        });
+    }
+
     /// Reads a way out of a jail for as long as somebody writes there. Once per run.
     pub(super) fn follow_jail(
         &self,
