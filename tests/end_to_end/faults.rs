@@ -144,6 +144,55 @@ fn a_vmm_that_cannot_start_says_why_and_leaves_nothing() {
     home.assert_nothing_left();
 }
 
+/// While it provisions, it provisions again; while it stops, it has stopped; while it is removed, it is gone.
+#[test]
+fn a_vmm_that_ends_on_the_way_ends_where_the_way_leads() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let line =
+        "echo begun >> /begun; sync; while [ ! -e /go ]; do sleep 0.2; done; echo done > /done";
+    home.write(&format!(
+        "{IMAGE}sandbox \"a\" {{ image \"base\"; memory \"256MiB\"; egress \"none\"; provision \"{line}\"; \
+         command \"sh\" \"-c\" \"trap '' TERM; while :; do sleep 1; done\"; }}\n"
+    ));
+    home.ok(&["apply", "--no-wait"]);
+    let begun = |home: &Home, lines: usize| {
+        let said = home.banger(&["vm", "exec", "a", "--", "cat", "/begun"]);
+        said.code == 0 && said.out.lines().count() == lines
+    };
+    for tries in 1..=2 {
+        home.wait("it provisions", Duration::from_secs(60), |home| begun(home, tries));
+        assert_eq!(phase(&home), "starting");
+        kill(vmm(&home).expect("runs"), Signal::SIGKILL).expect("a signal");
+    }
+    home.wait("it provisions again", Duration::from_secs(60), |home| begun(home, 3));
+    home.ok(&["vm", "exec", "a", "--", "touch", "/go"]);
+    home.wait("it is ready", Duration::from_secs(60), |home| phase(home) == "ready");
+    assert_eq!(home.ok(&["vm", "exec", "a", "--", "sh", "-c", "cat /done; sync"]), "done\n");
+
+    // Its service does not listen to the signal: a stop takes its time.
+    home.ok(&["vm", "stop", "a", "--no-wait"]);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_ne!(phase(&home), "stopped", "it takes its time");
+    kill(vmm(&home).expect("runs"), Signal::SIGKILL).expect("a signal");
+    home.wait("it has stopped", Duration::from_secs(20), |home| phase(home) == "stopped");
+    home.wait("nothing runs", Duration::from_secs(20), |home| {
+        home.guests().is_empty() && home.jails().is_empty()
+    });
+    home.ok(&["vm", "start", "a"]);
+    assert_eq!(home.ok(&["vm", "exec", "a", "--", "cat", "/begun"]), "begun\n".repeat(3));
+
+    home.ok(&["vm", "delete", "a", "--yes", "--no-wait"]);
+    if let Some(victim) = vmm(&home) {
+        kill(victim, Signal::SIGKILL).expect("a signal");
+    }
+    home.wait("it is gone", Duration::from_secs(20), |home| home.status("a").is_none());
+    home.ok(&["destroy", "--yes"]);
+    home.assert_nothing_left();
+}
+
 /// A VMM that is gone before it boots anything, as if all were well or not: that is told, and tried again.
 #[test]
 fn a_vmm_that_ends_before_it_boots_is_told_and_tried_again() {
