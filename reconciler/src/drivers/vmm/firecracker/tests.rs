@@ -18,8 +18,7 @@ fn definitions(text: &str) -> BTreeMap<String, Definition> {
         match (depth, part) {
             (2, _) if line.ends_with(':') => (name, part) = (word.to_string(), ""),
             (4, _) => {
-                part = if word == "properties" || word == "required" { word } else { "" };
-                part = match part {
+                part = match word {
                     "properties" => "properties",
                     "required" => "required",
                     _ => "",
@@ -135,4 +134,16 @@ fn definitions_are_read() {
     let found = definitions(text);
     assert_eq!(found["A"].properties, ["one", "two"].map(String::from).into());
     assert_eq!(found["A"].required, ["one"].map(String::from).into());
+}
+
+/// A VMM that was stopped takes connections and answers nothing.
+#[tokio::test(start_paused = true)]
+async fn one_that_answers_nothing_is_not_waited_for() {
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let mut api = Api::over(ours).await.expect("connects");
+    let begun = tokio::time::Instant::now();
+    let fault = api.set_running(true).await.expect_err("nobody answers");
+    assert!(fault.problem().message.contains("does not answer to /vm"), "{fault:?}");
+    assert!((PATIENCE..PATIENCE * 2).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    drop(theirs);
 }
