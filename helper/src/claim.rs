@@ -1,57 +1,43 @@
-//! Whose an installation's interfaces are. Their names have room for few letters of its id, and rules go by them: who uses such
-//! letters first has them, until its rules are gone. A link says whose they are: it is made whole, or not at all.
+//! Whose an installation's interfaces are. Their names have room for few letters of its id, and rules go by names: whoever has
+//! rules or interfaces with such letters has them, and nobody else makes any.
 
 use crate::answer::{At, Bad};
-use crate::jail;
+use crate::netlink::Netlink;
 use crate::table::Caller;
+use crate::{jail, rules};
 use banger_wire::derive;
 use rustix::fs::{FlockOperation, flock};
-use std::fs::{self, File};
-use std::io::ErrorKind;
-use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::fs::File;
 
-/// How many installations of one owner may have a network.
+/// How many installations of one owner may have rules.
 const MAX: usize = 16;
 
-fn of(caller: &Caller) -> Result<(PathBuf, String), Bad> {
-    let install = caller.install()?;
-    let place = jail::folder("names")?.join(derive::tap_prefix(install));
-    Ok((place, format!("{}-{install}", caller.uid)))
-}
-
-/// Takes the caller's letters, or finds that they are its.
-pub(crate) fn take(caller: &Caller) -> Result<(), Bad> {
-    let (place, own) = of(caller)?;
-    let all = place.parent().unwrap_or(&place);
-    let lock = File::open(all).at("opening the folder of names")?;
+/// Finds that the caller's letters are nobody else's. While the answer is held, nobody else takes any.
+pub(crate) fn take(netlink: &Netlink, caller: &Caller) -> Result<File, Bad> {
+    let lock = File::options().create(true).append(true).open(jail::base()?.join("names.lock"));
+    let lock = lock.at("opening the lock of names")?;
     flock(&lock, FlockOperation::LockExclusive).at("locking the names")?;
-    match fs::read_link(&place) {
-        Ok(whose) if whose.as_os_str() == own.as_str() => return Ok(()),
-        Ok(_) => return Err(Bad::Refused("interfaces of such names are another installation's")),
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(Bad::Failed("looking whose a name is", error)),
-    }
-    let before = format!("{}-", caller.uid);
-    let is_own = |entry: &fs::DirEntry| {
-        fs::read_link(entry.path()).is_ok_and(|whose| whose.to_string_lossy().starts_with(&before))
+    let install = caller.install()?;
+    let taps = derive::tap_prefix(install);
+    let letters = taps.trim_start_matches(derive::TAP);
+    let own = derive::table(caller.uid, install);
+    let others = rules::all()?.into_iter().filter(|table| *table != own).collect::<Vec<_>>();
+    let links = netlink.links().at("looking at interfaces")?;
+    let own_alias = derive::alias(caller.uid, install, None);
+    let is_others = |name: &str, alias: &str| {
+        let like_ours =
+            name.starts_with(&taps) || name.starts_with(derive::BRIDGE) && name.ends_with(letters);
+        // One without any is half made, by whoever has the letters.
+        like_ours && !alias.is_empty() && !alias.starts_with(&own_alias)
     };
-    let taken = fs::read_dir(all).at("looking at the names")?.flatten();
-    if taken.filter(is_own).count() >= MAX {
-        return Err(Bad::Refused("there are too many installations with a network"));
+    if others.iter().any(|table| table.ends_with(letters))
+        || links.iter().any(|link| is_others(&link.name, &link.alias))
+    {
+        return Err(Bad::Refused("interfaces of such names are another installation's"));
     }
-    symlink(&own, &place).at("taking a name")
-}
-
-/// Gives the caller's letters back.
-pub(crate) fn give_back(caller: &Caller) -> Result<(), Bad> {
-    let (place, own) = of(caller)?;
-    match fs::read_link(&place) {
-        Ok(whose) if whose.as_os_str() == own.as_str() => {
-            fs::remove_file(&place).at("giving a name back")
-        }
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Bad::Failed("looking whose a name is", error)),
+    let before = format!("banger_{}_", caller.uid);
+    if others.iter().filter(|table| table.starts_with(&before)).count() >= MAX {
+        return Err(Bad::Refused("there are too many installations with rules"));
     }
+    Ok(lock)
 }

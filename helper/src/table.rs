@@ -11,7 +11,7 @@
 //! | tap-remove | no | 0 | that tap is removed |
 //! | rules-apply | no | 0 | the installation's two tables of nftables are replaced in one step, unless its letters are another's |
 //! | rules-check | yes | 0 | whether they are as they were written |
-//! | rules-remove | no | 0 | they are removed, unless the bridge has ports; its letters are anybody's again |
+//! | rules-remove | no | 0 | they are removed, unless the bridge has ports |
 //! | dns-route | no | 0 | the host's resolver asks 127.0.0.1 for names below `vm`, by that bridge's link |
 //! | vm-start | no | kernel, initramfs, 1 to 16 disks: files of the caller's | Firecracker by its jailer, or QEMU, in a new jail with a user of its own |
 //! | vm-list | yes | 0 | the caller's jails and whether their processes live |

@@ -394,12 +394,10 @@ impl Home {
         let below = |folder: &Path| -> Vec<PathBuf> {
             fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
         };
-        // Templates are kept on purpose, until nothing can start from them. Names are no jails.
-        let other = |path: &PathBuf| {
-            path.ends_with("names") || path.to_string_lossy().ends_with("-memories")
-        };
+        // Templates are kept on purpose, until nothing can start from them.
+        let keeps = |path: &PathBuf| path.to_string_lossy().ends_with("-memories");
         let owners = below(&self.folder.join("jails")).into_iter();
-        let owners = owners.filter(|path| path.is_dir() && !other(path));
+        let owners = owners.filter(|path| path.is_dir() && !keeps(path));
         let jails = owners.flat_map(|owner| below(&owner));
         let root = |jail: PathBuf| {
             let own = below(&jail.join("firecracker")).pop().unwrap_or_else(|| jail.clone());
@@ -425,8 +423,6 @@ impl Home {
             }
         }
         found.extend(self.jails().iter().map(|(jail, _)| format!("jail {}", jail.display())));
-        let names = fs::read_dir(self.folder.join("jails/names")).into_iter().flatten().flatten();
-        found.extend(names.map(|name| format!("name {}", name.path().display())));
         found
     }
 

@@ -182,8 +182,6 @@ fn a_hostile_daemon_gains_nothing() {
     for helper in [&good, &helpers[0]] {
         assert_eq!(helper.ask(&Request::RulesRemove {}, &[]), Reply::Changed);
     }
-    let taken = fs::read_dir(ground.jails().join("names")).expect("a folder").count();
-    assert_eq!(taken, 0, "the letters are nobody's any more");
     let remove = |n| Request::VmRemove { sandbox: sandbox(n) };
     assert_eq!(good.ask(&remove(1), &[]), Reply::Changed);
     for (helper, id) in helpers.into_iter().zip([7, 8]) {

@@ -69,7 +69,7 @@ impl Jail {
 }
 
 /// The folder of all jails. It is made when it is not there, and refused when it is not root's alone.
-fn base() -> Result<PathBuf, Bad> {
+pub(crate) fn base() -> Result<PathBuf, Bad> {
     let named = std::env::var_os("BANGER_JAILS").filter(|path| !path.is_empty());
     let base = named.map_or_else(|| PathBuf::from(BASE), PathBuf::from);
     make(&base)?;
@@ -82,12 +82,6 @@ fn base() -> Result<PathBuf, Bad> {
 
 fn make(folder: &Path) -> Result<(), Bad> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).at("making a folder for jails")
-}
-
-/// A folder beside the jails.
-pub(crate) fn folder(name: &str) -> Result<PathBuf, Bad> {
-    let folder = base()?.join(name);
-    make(&folder).map(|()| folder)
 }
 
 /// The folder of the caller's jails.

@@ -19,7 +19,7 @@ pub(crate) fn run(subnet: Subnet, caller: &Caller) -> Answer {
     if taken {
         return Err(Bad::Refused("the subnet overlaps a route of the host"));
     }
-    claim::take(caller)?;
+    let _alone = claim::take(&netlink, caller)?;
     let name = derive::bridge(caller.install()?);
     if found.is_none() {
         let mac = derive::bridge_mac(caller.install()?);

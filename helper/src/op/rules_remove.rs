@@ -3,22 +3,18 @@
 use crate::answer::{Answer, At, Bad};
 use crate::netlink::Netlink;
 use crate::table::Caller;
-use crate::{claim, link, rules};
+use crate::{link, rules};
 use banger_wire::helper::Reply;
 
 pub(crate) fn run(caller: &mut Caller) -> Answer {
     caller.checked = None;
     let netlink = Netlink::route().at("opening netlink")?;
-    let bridge = link::own(&netlink, caller, None)?;
-    if let Some(bridge) = &bridge {
+    if let Some(bridge) = link::own(&netlink, caller, None)? {
         let links = netlink.links().at("looking at interfaces")?;
         if links.iter().any(|link| link.master == bridge.index) {
             return Err(Bad::Refused("the bridge has ports"));
         }
     }
     let any = rules::remove(caller)?;
-    if bridge.is_none() {
-        claim::give_back(caller)?;
-    }
     Ok(if any { Reply::Changed } else { Reply::Unchanged })
 }

@@ -80,6 +80,13 @@ pub(crate) fn are_there(caller: &Caller) -> Result<bool, Bad> {
         .is_some_and(|listed| listed.mark.is_some()))
 }
 
+/// The names of the tables of all installations on this host.
+pub(crate) fn all() -> Result<Vec<String>, Bad> {
+    let tables = nft::tables()?.into_iter();
+    let name = |table: String| table.strip_prefix("table inet ").map(String::from);
+    Ok(tables.filter_map(name).filter(|name| name.starts_with("banger_")).collect())
+}
+
 /// Removes the rules. Returns whether there were any.
 pub(crate) fn remove(caller: &Caller) -> Result<bool, Bad> {
     nft::remove(&derive::table(caller.uid, caller.install()?))

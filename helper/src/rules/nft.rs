@@ -191,7 +191,7 @@ pub(super) fn list(table: &str) -> Result<Option<Listed>, Bad> {
 }
 
 /// The names of all tables, as `table inet NAME`.
-fn tables() -> Result<BTreeSet<String>, Bad> {
+pub(super) fn tables() -> Result<BTreeSet<String>, Bad> {
     let said = start(&["list", "tables"], "").at("listing the tables")?;
     if !said.status.success() {
         return Err(failed(&said));

@@ -113,14 +113,19 @@ fn tail(id: &str, letters: usize) -> String {
     id[id.len() - letters..].to_lowercase()
 }
 
+/// What the names of all bridges begin with.
+pub const BRIDGE: &str = "bgb";
+/// What the names of all taps begin with.
+pub const TAP: &str = "bgr";
+
 /// The bridge of an installation.
 pub fn bridge(install: &InstallId) -> String {
-    format!("bgb{}", tail(install.as_str(), 12))
+    format!("{BRIDGE}{}", tail(install.as_str(), 12))
 }
 
 /// What the names of all taps of an installation begin with, and nobody else's.
 pub fn tap_prefix(install: &InstallId) -> String {
-    format!("bgr{}", tail(install.as_str(), 4))
+    format!("{TAP}{}", tail(install.as_str(), 4))
 }
 
 /// The tap of a sandbox.
