@@ -7,8 +7,8 @@ use banger_wire::id::SandboxId;
 use banger_wire::machine::{Backend, Machine};
 use banger_wire::qemu::TRANSLATIONS_MIB;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -137,9 +137,14 @@ fn limit(folder: &Path, controller: Controller, machine: &Machine) -> Result<(),
             ("cpu.max", format!("{} 100000", (u64::from(machine.cpus) + 1) * 100_000))
         }
     };
-    match fs::write(folder.join(file), value) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other.at("setting a limit"),
+    put(&folder.join(file), &value).at("setting a limit").map(drop)
+}
+
+/// Writes to a file of the hierarchy. Whether it is there: one that is not cannot be made, and must not be tried to.
+fn put(file: &Path, value: &str) -> std::io::Result<bool> {
+    match File::options().write(true).open(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        opened => opened?.write_all(value.as_bytes()).map(|()| true),
     }
 }
 
@@ -161,11 +166,8 @@ pub(crate) fn remove(uid: u32, sandbox: &SandboxId) -> Result<bool, Bad> {
     if !own.exists() {
         return Ok(false);
     }
-    let at_once = match fs::write(own.join("cgroup.kill"), "1") {
-        // Only since Linux 5.14.
-        Err(error) if error.kind() == ErrorKind::NotFound => false,
-        other => other.at("killing the cgroup").map(|()| true)?,
-    };
+    // Only since Linux 5.14.
+    let at_once = put(&own.join("cgroup.kill"), "1").at("killing the cgroup")?;
     let start = Instant::now();
     while !members(&own)?.is_empty() {
         if !at_once {
@@ -248,10 +250,14 @@ mod tests {
             (machine(Backend::Qemu, true, 512), 512 + 4 + 256),
             (machine(Backend::Qemu, false, 512), 512 + 4 + 256 + 256),
         ] {
+            // A controller that was not handed down has no file, and sets no limit.
+            limit(&folder, Controller::Memory, &machine).expect("no limit");
+            assert!(!folder.join("memory.max").exists());
             fs::write(folder.join("memory.max"), "").expect("writes");
             limit(&folder, Controller::Memory, &machine).expect("limits");
             let set = fs::read_to_string(folder.join("memory.max")).expect("reads");
             assert_eq!(set.parse::<u64>().ok(), Some(mib << 20), "{machine:?}");
+            fs::remove_file(folder.join("memory.max")).expect("removes");
         }
         fs::remove_dir_all(folder).expect("removes");
     }
