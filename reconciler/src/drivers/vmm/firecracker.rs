@@ -21,14 +21,16 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How long one request may take. A VMM that was stopped answers none.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How much of a memory is written down in a second, at the least, in MiB.
 const SLOWEST_MIB: u64 = 10;
-/// How often a machine is told to go on.
-const TRIES: u32 = 3;
+/// How long a machine may take to go on.
+pub(super) const GO_ON: Duration = Duration::from_secs(30);
+/// How long until a machine is told again to go on.
+const PAUSE: Duration = Duration::from_millis(500);
 /// The longest answer, in bytes.
 const LONGEST: usize = 64 << 10;
 /// The id of the one card.
@@ -378,21 +380,28 @@ pub(super) async fn write_down(helper: &Helper, id: &SandboxId, memory: Mib) -> 
         snapshot_path: WRITTEN_STATE.into(),
         mem_file_path: WRITTEN_MEMORY.into(),
     };
-    let patience = PATIENCE + Duration::from_secs(memory.get() / SLOWEST_MIB);
-    let written = api.send_within(patience, Method::PUT, "/snapshot/create", &create).await;
+    let written = api.send_within(writing(memory), Method::PUT, "/snapshot/create", &create).await;
     helper.lines().cut(id);
     written
 }
 
-/// Lets a machine go on, whatever became of who let it stand still. Takes half a minute at most.
-pub(super) async fn go_on(helper: &Helper, id: &SandboxId) -> Result<(), Fault> {
-    let mut tries = 0;
+/// How long a memory may take to be written down. Until then its VMM answers nothing else.
+pub(super) fn writing(memory: Mib) -> Duration {
+    PATIENCE + Duration::from_secs(memory.get() / SLOWEST_MIB)
+}
+
+/// Lets a machine go on, whatever became of who let it stand still.
+pub(super) async fn go_on(
+    helper: &Helper,
+    id: &SandboxId,
+    patience: Duration,
+) -> Result<(), Fault> {
+    let begun = Instant::now();
     loop {
         // A connection of its own: the one before may still wait for an answer.
         let outcome = async { Api::open(helper, id).await?.set_running(true).await }.await;
-        tries += 1;
         match outcome {
-            Err(_) if tries < TRIES => tokio::time::sleep(Duration::from_millis(500)).await,
+            Err(_) if begun.elapsed() < patience => tokio::time::sleep(PAUSE).await,
             other => return other,
         }
     }

@@ -287,7 +287,7 @@ impl Processes {
         let hint = "to boot it without its memory: banger vm stop, then banger vm start";
         self.launch(start).await.map_err(|fault| fault.hint(hint))?;
         self.forget_record(start.id)?;
-        firecracker::go_on(helper, start.id).await?;
+        firecracker::go_on(helper, start.id, firecracker::GO_ON).await?;
         folders::remove(&start.run.join(PAUSED))?;
         Ok(Outcome::Changed)
     }
@@ -349,14 +349,8 @@ impl Vmm for Processes {
             // Once per kind: what failed is not tried again at every start.
             self.templates.tried(&key);
             let _still = self.stand_still(sandbox)?;
-            let paused = self.folders.vm(sandbox).join(PAUSED);
             let written = self.write_down(helper, sandbox, &boot).await;
-            let goes_on = firecracker::go_on(helper, sandbox).await;
-            if goes_on.is_err() && written.is_ok() {
-                self.discard_written(helper, sandbox, &boot);
-            }
-            goes_on?;
-            folders::remove(&paused)?;
+            self.go_on(helper, sandbox, written.is_ok()).await?;
             written?;
             helper.keep_memory(sandbox, key, of)
         };
@@ -421,7 +415,9 @@ impl Vmm for Processes {
             // A template is only ever a short cut. What starts without it tells that it was to blame.
             tracing::warn!("{id} does not start from its template: {}", fault.problem().message);
             self.launch(&start).await?;
-            self.drop_memory(&key).await?;
+            if let Err(fault) = self.drop_memory(&key).await {
+                tracing::warn!("{id}: {}", fault.problem().message);
+            }
             return Ok(Outcome::Changed);
         }
         launched?;
@@ -434,8 +430,7 @@ impl Vmm for Processes {
         if let (Err(_), Some(helper)) = (&kept, &self.helper) {
             // It goes on as if nobody had asked.
             self.forget_record(sandbox)?;
-            firecracker::go_on(helper, sandbox).await?;
-            folders::remove(&self.folders.vm(sandbox).join(PAUSED))?;
+            self.go_on(helper, sandbox, false).await?;
         }
         kept.map(|()| Outcome::Changed)
     }

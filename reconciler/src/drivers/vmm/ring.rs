@@ -57,11 +57,11 @@ impl Rings {
         fifo: &Path,
         file: PathBuf,
     ) {
-        let opened = pipe::OpenOptions::new().open_receiver(fifo);
+        let fifo = fifo.to_path_buf();
         self.follow(id, name, || async move {
-            match opened {
-                Ok(fifo) => keep(fifo, &file).await,
-                Err(error) => tracing::warn!("{}: {error}", file.display()),
+            // Older programs made none.
+            if let Ok(fifo) = pipe::OpenOptions::new().open_receiver(fifo) {
+                keep(fifo, &file).await;
             }
         });
     }

@@ -1,6 +1,6 @@
 //! Snapshots of sandboxes: the disk is copied while nobody writes to it, and the memory is kept of the same moment.
 
-use super::{PAUSED, Processes, firecracker};
+use super::Processes;
 use crate::drivers::Outcome;
 use crate::drivers::disk::{blocking, disk_in, size_on_disk};
 use crate::fault::{During, Fault};
@@ -81,8 +81,7 @@ impl Processes {
             (true, Some(helper)) if jailed.is_some() => {
                 let _still = self.stand_still(sandbox)?;
                 let written = self.write_beside(helper, id, sandbox, copy).await;
-                firecracker::go_on(helper, sandbox).await?;
-                folders::remove(&self.folders.vm(sandbox).join(PAUSED))?;
+                self.go_on(helper, sandbox, written.is_ok()).await?;
                 written?;
                 let boot = self.recorded(sandbox);
                 kept = boot.map(|boot| (boot, self.templates.processor().clone()));

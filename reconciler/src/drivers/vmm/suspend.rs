@@ -4,7 +4,8 @@
 //! before the memory is kept, and it is gone, durably, before a guest goes on from it. So a memory is never used twice, and
 //! never with disks that changed since.
 
-use super::{PAUSED, Processes, firecracker};
+use super::firecracker::{self, GO_ON};
+use super::{PAUSED, Processes};
 use crate::fault::{During, Fault};
 use crate::folders::{self, Folders};
 use crate::helper::{self, Helper};
@@ -214,18 +215,22 @@ impl Processes {
                 format!("keeping its memory needs {needed} MiB at {place}, {free} are free");
             return Err(Fault::user(message).hint("free some space; it goes on meanwhile"));
         }
-        let written = firecracker::write_down(helper, id, boot.memory).await;
-        if written.is_err() {
-            self.discard_written(helper, id, boot);
-        }
-        written
+        firecracker::write_down(helper, id, boot.memory).await
     }
 
-    /// What was written down leaves the jail by the one way out that there is.
-    pub(super) fn discard_written(&self, helper: &Helper, id: &SandboxId, boot: &Boot) {
-        let memory = fresh(id);
-        let _ = helper.keep_memory(id, memory.clone(), self.memory_made_of(boot));
-        let _ = helper.drop_memory(memory);
+    /// Lets a machine go on that was written down. Of one that was not kept, or not to its end, nothing stays in the jail.
+    pub(super) async fn go_on(
+        &self,
+        helper: &Helper,
+        id: &SandboxId,
+        kept: bool,
+    ) -> Result<(), Fault> {
+        firecracker::go_on(helper, id, GO_ON).await?;
+        folders::remove(&self.folders.vm(id).join(PAUSED))?;
+        if let (false, Some(boot)) = (kept, self.recorded(id)) {
+            discard_written(helper, id, self.memory_made_of(&boot));
+        }
+        Ok(())
     }
 
     pub(super) fn memory_made_of(&self, boot: &Boot) -> MemoryOf {
@@ -253,18 +258,26 @@ impl Processes {
         if ended || now.is_err() || self.is_suspended(id, &Kept::of(&now)) {
             return;
         }
-        let (id, record) = (id.clone(), self.record(id));
+        let (id, record, boot) = (id.clone(), self.record(id), self.recorded(id));
+        // Whoever let it stand still may have ended in the middle of it: the VMM writes on, and answers when it is done.
+        let writing = boot.as_ref().map(|boot| firecracker::writing(boot.memory));
+        let patience = GO_ON + writing.unwrap_or_default();
+        let made_of = boot.map(|boot| self.memory_made_of(&boot));
         tokio::spawn(async move {
             // First: what goes on is past its memory.
             let outcome = async {
                 forget(&record)?;
-                if let Err(fault) = firecracker::go_on(&helper, &id).await {
-                    // As of any VMM that answers nothing: it is started again, as its policy says.
-                    tracing::warn!(
-                        "{id} does not go on, and is ended: {}",
-                        fault.problem().message
-                    );
-                    helper.end(&id, true)?;
+                match (firecracker::go_on(&helper, &id, patience).await, made_of) {
+                    (Ok(()), Some(made_of)) => discard_written(&helper, &id, made_of),
+                    (Ok(()), None) => {}
+                    (Err(fault), _) => {
+                        // Who cannot be asked may be well.
+                        firecracker::Api::open(&helper, &id).await?;
+                        // As of any VMM that answers nothing: it is started again, as its policy says.
+                        let why = fault.problem().message;
+                        tracing::warn!("{id} does not go on, and is ended: {why}");
+                        helper.end(&id, true)?;
+                    }
                 }
                 folders::remove(&paused)
             };
@@ -274,4 +287,11 @@ impl Processes {
             drop(hold);
         });
     }
+}
+
+/// What was written down leaves the jail by the one way out that there is.
+fn discard_written(helper: &Helper, id: &SandboxId, made_of: MemoryOf) {
+    let memory = fresh(id);
+    let _ = helper.keep_memory(id, memory.clone(), made_of);
+    let _ = helper.drop_memory(memory);
 }
