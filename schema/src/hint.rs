@@ -37,11 +37,11 @@ pub(crate) fn other_form(text: &str, ty: Ty) -> Option<String> {
     match ty {
         // An image of a registry has a name of its own in a file.
         Ty::Artifact if text.contains([':', '/']) => {
-            Some(format!("declare it, and use its name: image \"NAME\" {{ oci \"{text}\"; }}"))
+            Some(format!("a name is meant; an image of a registry is declared with oci \"{text}\""))
         }
         Ty::Int(..) => match text.split_once(':') {
             Some((host, guest)) if is_number(host) && is_number(guest) => {
-                Some(format!("write it as: {host} guest={guest}"))
+                Some(format!("write it as {host} guest={guest}; in TOML as host and guest"))
             }
             Some(_) | None => is_number(text).then(|| format!("without quotes: {text}")),
         },
@@ -70,12 +70,14 @@ pub(crate) fn kdl(text: &str, at: &Span) -> Option<String> {
             value.trim()
         ));
     }
-    line.split([' ', '\t', ';', '{', '}']).find_map(unquoted)
+    // Between quotes everything is text.
+    let outside = line.split('"').step_by(2);
+    outside.flat_map(|part| part.split([' ', '\t', ';', '{', '}'])).find_map(unquoted)
 }
 
 /// A word that needs quotes.
 fn unquoted(word: &str) -> Option<String> {
-    let value = word.rsplit('=').next().filter(|value| !value.contains('"'))?;
+    let value = word.rsplit('=').next()?;
     let number = value.starts_with(|c: char| c.is_ascii_digit()) && !is_number(value);
     (number || matches!(value, "true" | "false" | "null")).then(|| {
         let before = word.strip_suffix(value).unwrap_or_default();

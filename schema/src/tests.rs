@@ -183,12 +183,12 @@ fn a_mistake_that_is_known_is_answered_with_what_to_write() {
         (&web("ready exec=\"true\""), "write it inside the block: exec \"true\""),
         (&web("name \"w\""), "write it behind the word: sandbox \"w\""),
         (&web("env { A \"b\"; }"), "write it as a property: env A=\"b\""),
-        (&web("publish \"8080:80\""), "write it as: 8080 guest=80"),
+        (&web("publish \"8080:80\""), "write it as 8080 guest=80; in TOML as host and guest"),
         (&web("cpus \"2\""), "without quotes: 2"),
         ("volume \"v\" { size \"1GiB\"; }", "write it as a property: volume size=\"1GiB\""),
         (
             "sandbox \"w\" { image \"redis:8\"; }",
-            "declare it, and use its name: image \"NAME\" { oci \"redis:8\"; }",
+            "a name is meant; an image of a registry is declared with oci \"redis:8\"",
         ),
         (&web("memory 1GiB"), "put it in quotes: \"1GiB\""),
         (&web("env DEBUG=true"), "put it in quotes: DEBUG=\"true\""),
@@ -203,6 +203,11 @@ fn a_mistake_that_is_known_is_answered_with_what_to_write() {
         let helps: Vec<_> = found.problems.iter().filter_map(|p| p.help.as_deref()).collect();
         assert!(helps.contains(&help), "{text}: {:?}", found.problems);
     }
+    // Between quotes is text, also where one is missing.
+    let open = kdl(&web("provision \"apt install 7zip")).expect_err("no end");
+    assert!(
+        open.problems.iter().all(|p| p.help.as_ref().is_none_or(|help| !help.contains("7zip")))
+    );
     // One line, one problem.
     assert_eq!(faults(&web("cpus = 2")).len(), 1);
     let toml = parse("Bangerfile.toml", &web("cpus 2"), Language::Toml).expect_err("KDL");
