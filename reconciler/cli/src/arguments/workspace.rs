@@ -98,13 +98,6 @@ pub(crate) struct Copy {
 
 /// Makes a path whole; a plain text otherwise.
 pub(crate) fn whole(path: &std::path::Path) -> anyhow::Result<PathBuf> {
-    std::fs::canonicalize(path).map_err(|error| {
-        let word = path.display();
-        let failure = Failure::new(FAILED, format!("{word}: {error}"));
-        if error.kind() != std::io::ErrorKind::NotFound {
-            return failure.into();
-        }
-        let hint = format!("a folder is meant; an image is --image {word}, a command -- {word}");
-        failure.hint(hint).into()
-    })
+    std::fs::canonicalize(path)
+        .map_err(|error| Failure::new(FAILED, format!("{}: {error}", path.display())).into())
 }

@@ -19,6 +19,14 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 pub(super) async fn run(global: &Global, command: Vm) -> Result<ExitCode> {
+    if let Vm::Run { path: Some(path), .. } = &command
+        && !path.exists()
+    {
+        let word = path.display();
+        let hint = format!("a folder is meant; an image is --image {word}, a command -- {word}");
+        let message = format!("there is no {word} here");
+        return Err(Failure::new(FAILED, message).hint(hint).into());
+    }
     match command {
         Vm::Run { path, ship, dry_run: true, .. } => {
             super::run::list(global, path.as_deref(), &ship)
