@@ -151,15 +151,22 @@ fn a_vmm_that_ends_on_the_way_ends_where_the_way_leads() {
         return;
     }
     let home = Home::new();
-    let line =
-        "echo begun >> /begun; sync; while [ ! -e /go ]; do sleep 0.2; done; echo done > /done";
+    let line = "echo begun >> /begun; sync; touch /dev/shm/now; while [ ! -e /go ]; do sleep 0.2; done; echo done > /done";
     home.write(&format!(
         "{IMAGE}sandbox \"a\" {{ image \"base\"; memory \"256MiB\"; egress \"none\"; provision \"{line}\"; \
          command \"sh\" \"-c\" \"trap '' TERM; while :; do sleep 1; done\"; }}\n"
     ));
     home.ok(&["apply", "--no-wait"]);
     let begun = |home: &Home, lines: usize| {
-        let said = home.banger(&["vm", "exec", "a", "--", "cat", "/begun"]);
+        let said = home.banger(&[
+            "vm",
+            "exec",
+            "a",
+            "--",
+            "sh",
+            "-c",
+            "[ -e /dev/shm/now ] && cat /begun",
+        ]);
         said.code == 0 && said.out.lines().count() == lines
     };
     for tries in 1..=2 {
@@ -186,7 +193,8 @@ fn a_vmm_that_ends_on_the_way_ends_where_the_way_leads() {
 
     home.ok(&["vm", "delete", "a", "--yes", "--no-wait"]);
     if let Some(victim) = vmm(&home) {
-        kill(victim, Signal::SIGKILL).expect("a signal");
+        // It may be on its way already.
+        let _ = kill(victim, Signal::SIGKILL);
     }
     home.wait("it is gone", Duration::from_secs(20), |home| home.status("a").is_none());
     home.ok(&["destroy", "--yes"]);
@@ -216,7 +224,8 @@ fn a_vmm_that_ends_before_it_boots_is_told_and_tried_again() {
         assert_ne!(phase(&home), "ready");
         home.wait("nothing runs", Duration::from_secs(20), |home| home.guests().is_empty());
         home.kill_daemon();
-        assert!(home.jails().is_empty(), "{program}: {:?}", home.jails());
+        // Its helper may still be at what the daemon asked for last.
+        home.wait("no jail is left", Duration::from_secs(10), |home| home.jails().is_empty());
     }
     home.set("BANGER_QEMU", "/usr/bin/qemu-system-x86_64");
     home.ok(&["ps"]);
