@@ -1,6 +1,6 @@
 //! Images from a real registry, and from files: pulled, booted, and a command run in each.
 
-use super::home::{Home, can_run};
+use super::home::{Home, can_run, kernel_of_this_host};
 use crate::registry::{self, Registry};
 use std::fs;
 use std::process::Command;
@@ -42,7 +42,11 @@ fn every_kind_of_image_is_pulled_boots_and_runs() {
     assert_eq!(sh("busybox", "id -u; pwd; cat /etc/changed /etc/gone"), "0\n/\nfirst\nbelow\n");
     for debian in ["debian", "zstd"] {
         assert!(sh(debian, "cat /etc/os-release").contains("VERSION_CODENAME=bookworm"));
-        assert_eq!(sh(debian, "dpkg --verify bash perl-base libc6; perl -e 'print 6 * 7'"), "42");
+        // An emulated kernel takes minutes for all of them.
+        let packages =
+            if kernel_of_this_host().is_some() { "bash" } else { "bash perl-base libc6" };
+        let line = format!("dpkg --verify {packages}; perl -e 'print 6 * 7'");
+        assert_eq!(sh(debian, &line), "42");
     }
     // The index leads to the same image as its tag for this machine.
     for layered in ["layers", "platforms"] {
