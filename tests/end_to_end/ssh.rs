@@ -424,7 +424,7 @@ fn looks(lab: &Lab) {
     // More than what was sent before, and is free again: some of it needs new room.
     let bytes = u64::from(sent_mib()) << 20;
     let line = format!(
-        "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done; head -c {} /dev/urandom > /x; sync",
+        "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done; head -c {} /dev/zero > /x; sync",
         3 * bytes
     );
     lab.home.ok(&["vm", "exec", "web", "--", "sh", "-c", &line]);
