@@ -250,8 +250,14 @@ fn every_example_parses() {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(&path).expect("text");
         let language = banger_schema::Language::of_file(&name);
-        if let Err(report) = banger_schema::parse(&name, &text, language) {
-            panic!("{}", report.render(false));
+        let spec = match banger_schema::parse(&name, &text, language) {
+            Ok(spec) => spec,
+            Err(report) => panic!("{}", report.render(false)),
+        };
+        // What it names is there, so that whoever tries it is not told of a folder that is not.
+        let folder = path.parent().expect("a folder");
+        for workspace in spec.sandboxes.values().filter_map(|sandbox| sandbox.workspace.as_ref()) {
+            assert!(folder.join(&workspace.folder).is_dir(), "{name}: {}", workspace.folder);
         }
         if language == banger_schema::Language::Kdl {
             assert_eq!(
