@@ -77,8 +77,10 @@ fn an_ordinary_user_has_sandboxes_without_root() {
     // One that dies is replaced, with its disk.
     kill(runs, Signal::SIGKILL).expect("kills");
     home.wait("another one is ready", Duration::from_secs(60), |home| {
-        home.status("a").is_some_and(|status| status["phase"] == "ready")
-            && home.boot_id("a") != before
+        home.status("a").is_some_and(|status| {
+            let boot = status["boot_id"].as_str();
+            status["phase"] == "ready" && boot.is_some_and(|boot| boot != before)
+        })
     });
     assert_eq!(home.ok(&["vm", "exec", "a", "--", "cat", "/kept"]), "kept\n");
     assert_eq!(
