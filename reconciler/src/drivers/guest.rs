@@ -12,6 +12,7 @@ use banger_plan::Seen;
 use banger_schema::spec::WorkspaceSpec;
 use banger_wire::agent::{GuestState, HEARTBEAT_SECS, Identity, Phase, Reply, Request};
 use banger_wire::id::{Generation, SandboxId};
+use banger_wire::machine::Backend;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -32,6 +33,10 @@ const SYNC: Duration = Duration::from_secs(60);
 const SEEN: Duration = Duration::from_secs(2);
 /// Between two tries to reach a guest that boots.
 const RETRY: Duration = Duration::from_millis(10);
+/// The same, of one behind `vhost-device-vsock`. Its worker ends for good when somebody connects in the instant in which the
+/// guest's driver sets up its queues; nothing is answered any more, and the guest is started again after two minutes. The fewer
+/// the tries, the less often one of them meets that instant.
+const RETRY_OF_DEVICE: Duration = Duration::from_millis(100);
 /// Between two tries to reach one that should have booted long ago.
 const SLOW_RETRY: Duration = Duration::from_millis(500);
 /// How long somebody waits for a guest whose memory is being kept.
@@ -225,6 +230,9 @@ async fn watch_guest(
     let began = Instant::now();
     // It is the guest's, not the connection's: hanging up does not make it say more.
     let mut pace = Pace { window: began, said: 0 };
+    let own =
+        super::vmm::recorded_in(&run).is_some_and(|boot| boot.backend == Backend::Firecracker);
+    let retry = if own { RETRY } else { RETRY_OF_DEVICE };
     loop {
         if !run.join(super::vmm::PAUSED).exists() {
             let ended = follow(&id, &way, &run, &state, &wakes, &mut pace).await;
@@ -238,8 +246,8 @@ async fn watch_guest(
         }
         // A guest that goes on from a template is there at once; one that boots takes its time.
         let pause = match began.elapsed().as_secs() {
-            0..2 => RETRY,
-            2..30 => RETRY * 5,
+            0..2 => retry,
+            2..30 => retry.max(RETRY * 5),
             _ => SLOW_RETRY,
         };
         tokio::time::sleep(pause).await;

@@ -265,8 +265,7 @@ impl Processes {
 
     /// What a sandbox's run was started with.
     fn recorded(&self, id: &SandboxId) -> Option<Boot> {
-        let record = std::fs::read(self.folders.vm(id).join(RECORD)).ok()?;
-        serde_json::from_slice(&record).ok()
+        recorded_in(&self.folders.vm(id))
     }
 
     /// Says that a machine stands still, until the answer is dropped or somebody removes the file.
@@ -309,6 +308,11 @@ impl Processes {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// What the run in a folder was started with.
+pub(crate) fn recorded_in(run: &Path) -> Option<Boot> {
+    serde_json::from_slice(&std::fs::read(run.join(RECORD)).ok()?).ok()
 }
 
 /// Waits for a jail's VMM to end. Whether it has.
