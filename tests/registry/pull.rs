@@ -133,7 +133,7 @@ fn two_daemons_over_one_cache_download_once() {
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("runs")
     };
     let first = start(&one);
-    one.wait("some of it came", std::time::Duration::from_secs(20), |_| proxy.bytes() > 4 * MIB);
+    one.wait("some of it came", std::time::Duration::from_secs(20), |_| proxy.bytes() > 24 * MIB);
     let second = start(&two);
     std::thread::sleep(std::time::Duration::from_millis(300));
     // The leader fails; the follower takes over where it was.
@@ -142,8 +142,8 @@ fn two_daemons_over_one_cache_download_once() {
     let said = second.wait_with_output().expect("ends");
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     let all = blobs(&two);
-    // What was on its way to the one that was killed is lost with it: as much as a socket holds.
-    assert!(proxy.bytes() < all + 8 * MIB, "{} of {all}", proxy.bytes());
+    // What was on its way to the one that was killed is lost with it: as much as sockets hold, which is less than what had come.
+    assert!(proxy.bytes() < all + 20 * MIB, "{} of {all}", proxy.bytes());
 }
 
 #[test]
