@@ -398,8 +398,11 @@ pub(super) async fn go_on(
 ) -> Result<(), Fault> {
     let begun = Instant::now();
     loop {
-        // A connection of its own: the one before may still wait for an answer.
-        let outcome = async { Api::open(helper, id).await?.set_running(true).await }.await;
+        // A connection of its own: the one before may still wait for an answer. Who takes none for long is gone.
+        let (outcome, patience) = match Api::open(helper, id).await {
+            Ok(mut api) => (api.set_running(true).await, patience),
+            Err(fault) => (Err(fault), patience.min(PATIENCE)),
+        };
         match outcome {
             Err(_) if begun.elapsed() < patience => tokio::time::sleep(PAUSE).await,
             other => return other,

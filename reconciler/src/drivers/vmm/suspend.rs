@@ -267,19 +267,18 @@ impl Processes {
             // First: what goes on is past its memory.
             let outcome = async {
                 forget(&record)?;
-                match (firecracker::go_on(&helper, &id, patience).await, made_of) {
-                    (Ok(()), Some(made_of)) => discard_written(&helper, &id, made_of),
-                    (Ok(()), None) => {}
-                    (Err(fault), _) => {
-                        // Who cannot be asked may be well.
-                        firecracker::Api::open(&helper, &id).await?;
-                        // As of any VMM that answers nothing: it is started again, as its policy says.
-                        let why = fault.problem().message;
-                        tracing::warn!("{id} does not go on, and is ended: {why}");
-                        helper.end(&id, true)?;
-                    }
+                if let Err(fault) = firecracker::go_on(&helper, &id, patience).await {
+                    // Who cannot be asked may be well, and is tried again.
+                    firecracker::Api::open(&helper, &id).await?;
+                    // From here on it is like any that is silent: the plan knows for how long.
+                    folders::remove(&paused)?;
+                    return Err(fault);
                 }
-                folders::remove(&paused)
+                folders::remove(&paused)?;
+                if let Some(made_of) = made_of {
+                    discard_written(&helper, &id, made_of);
+                }
+                Ok(())
             };
             if let Err(fault) = outcome.await {
                 tracing::warn!("{id} does not go on: {}", fault.problem().message);
