@@ -3,7 +3,7 @@
 use crate::identity::Identities;
 use crate::state::State;
 use crate::{Error, at, exec, files, forward, hold, shutdown};
-use banger_wire::agent::{HEARTBEAT_SECS, PORT, Reply, Request};
+use banger_wire::agent::{HEARTBEAT_SECS, LISTENS, PORT, Reply, Request};
 use banger_wire::frame::Kind;
 use banger_wire::stream::{Reader, send_message as reply};
 use std::time::Duration;
@@ -20,6 +20,7 @@ pub(crate) fn run() -> Result<(), Error> {
 async fn serve() -> Result<(), Error> {
     let listener =
         at("listening on vsock", VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, PORT)))?;
+    eprintln!("{LISTENS}");
     let state = State::new();
     let identities = Identities::new(state.clone());
     loop {

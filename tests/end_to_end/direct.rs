@@ -70,6 +70,11 @@ fn an_ordinary_user_has_sandboxes_without_root() {
     assert_eq!(home.boot_id("a"), before, "the next daemon finds it");
     let own = fs::read_dir(home.path().join("state/sandboxes")).expect("reads").flatten().next();
     let own = own.expect("a sandbox").path();
+    // Its vsock device must not be used before the guest listens, and it said so.
+    let console = fs::read_to_string(own.join("console")).expect("a console");
+    assert_eq!(console.matches(banger_wire::agent::LISTENS).count(), 1, "{console}");
+    let id = own.file_name().expect("an id");
+    assert!(home.path().join("run/vm").join(id).join("listens").exists());
     home.wait("the rest is read", Duration::from_secs(10), |_| say(runs, 2 << 20) == 2 << 20);
     let size = |name| fs::metadata(own.join(name)).map_or(0, |meta| meta.len());
     let kept = size("vmm.log") + size("vmm.older");

@@ -11,6 +11,9 @@ use std::net::Ipv4Addr;
 /// The vsock port that the agent listens on in the guest.
 pub const PORT: u32 = 1024;
 
+/// What the agent says on the guest's console when it listens there.
+pub const LISTENS: &str = "banger-agent: ready for an identity";
+
 /// The first frame of a conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]

@@ -14,6 +14,7 @@ mod snapshot;
 mod still;
 pub(crate) mod suspend;
 mod templates;
+pub(crate) mod word;
 
 use super::{Begin, Outcome, Vmm, VmmSeen, Wake};
 use crate::fault::{During, Fault};
@@ -44,7 +45,7 @@ use tokio::sync::mpsc;
 pub const LEFT: &str = "left";
 const RECORD: &str = "boot.json";
 /// The file that tells that the processes came up.
-const STARTED: &str = "started";
+pub const STARTED: &str = "started";
 /// The file that tells that a guest was given an identity, or may have been. Its memory is somebody's from then on.
 pub const NAMED: &str = "named";
 /// The file that tells that a guest goes on from a memory, and was not told who it is since.
@@ -180,7 +181,7 @@ impl Processes {
 
     /// Keeps what a machine's console and its VMM say.
     fn listen(&self, id: &SandboxId, jailed: bool, measures: bool) {
-        let folder = self.folders.sandbox(id);
+        let (folder, run) = (self.folders.sandbox(id), self.folders.vm(id));
         match &self.helper {
             Some(helper) if jailed => {
                 let all = [
@@ -192,13 +193,12 @@ impl Processes {
                 for (line, file) in all.into_iter().take(if measures { 3 } else { 2 }) {
                     let (helper, sandbox) = (helper.clone(), id.clone());
                     let open = move || helper.open(&sandbox, line);
-                    self.rings.follow_jail(id, file, open, folder.join(file));
+                    self.rings.follow_jail(id, file, open, folder.join(file), &run);
                 }
             }
             Some(_) | None => {
-                let run = self.folders.vm(id);
                 let socket = run.join(banger_wire::machine::CONSOLE_SOCKET);
-                self.rings.follow_socket(id, &socket, folder.join(ring::CONSOLE));
+                self.rings.follow_socket(id, &socket, folder.join(ring::CONSOLE), &run);
                 let log = run.join(banger_wire::machine::LOG);
                 self.rings.follow_fifo(id, ring::LOG, &log, folder.join(ring::LOG));
             }
@@ -397,7 +397,7 @@ impl Vmm for Processes {
         };
         let run = self.folders.vm(id);
         folders::make(&run)?;
-        for old in [LEFT, STARTED, NAMED, PAUSED, WOKEN] {
+        for old in [LEFT, STARTED, NAMED, PAUSED, WOKEN, word::SAID] {
             folders::remove(&run.join(old))?;
         }
         // Written first: whoever finds the processes finds what they were started with.
@@ -473,8 +473,8 @@ impl Vmm for Processes {
         let folder = self.folders.sandbox(sandbox);
         // A VMM that ends by itself says why; a guest that panics does so on its console.
         let files = [ring::CONSOLE, ring::LOG].map(|name| end_of(&folder.join(name), 4096));
-        let tail = files.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
-        let lines: Vec<&str> = tail.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect();
+        let lines = files.iter().map(|text| telling(text)).find(|lines| !lines.is_empty());
+        let lines = lines.unwrap_or_default();
         banger_wire::text::clean_line(&lines[lines.len().saturating_sub(3)..].join(" | "))
     }
 }
@@ -484,6 +484,12 @@ fn end_of(file: &Path, most: usize) -> String {
     let bytes = std::fs::read(file).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(most)..]).into_owned();
     banger_wire::text::clean(text.trim())
+}
+
+/// The lines that may say why something ended. That an agent listened does not.
+fn telling(text: &str) -> Vec<&str> {
+    let lines = text.split('\n').map(str::trim);
+    lines.filter(|line| !line.is_empty() && *line != banger_wire::agent::LISTENS).collect()
 }
 
 /// The file of a sandbox's console, and where its older half is.

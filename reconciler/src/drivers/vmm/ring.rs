@@ -1,5 +1,6 @@
 //! What guests write to their consoles, and what their VMMs say: the last megabyte of it, in two halves (R-G5).
 
+use super::word::Word;
 use crate::fault::Fault;
 use banger_wire::id::SandboxId;
 use std::collections::BTreeMap;
@@ -36,13 +37,13 @@ pub(super) struct Rings(Mutex<Tasks>);
 
 impl Rings {
     /// Reads a console's socket for as long as its VMM is there. Once per run.
-    pub(super) fn follow_socket(&self, id: &SandboxId, socket: &Path, file: PathBuf) {
-        let socket = socket.to_path_buf();
+    pub(super) fn follow_socket(&self, id: &SandboxId, socket: &Path, file: PathBuf, run: &Path) {
+        let (socket, word) = (socket.to_path_buf(), Word::of(run));
         self.follow(id, CONSOLE, || async move {
             // The VMM opens its socket a moment after it started.
             for _ in 0..200 {
                 if let Ok(stream) = UnixStream::connect(&socket).await {
-                    return keep(stream, &file).await;
+                    return keep(stream, &file, Some(word)).await;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -61,7 +62,7 @@ impl Rings {
         self.follow(id, name, || async move {
             // Older programs made none.
             if let Ok(fifo) = pipe::OpenOptions::new().open_receiver(fifo) {
-                keep(fifo, &file).await;
+                keep(fifo, &file, None).await;
             }
         });
     }
@@ -73,15 +74,17 @@ impl Rings {
         name: &'static str,
         open: impl FnOnce() -> Result<OwnedFd, Fault>,
         file: PathBuf,
+        run: &Path,
     ) {
+        let word = (name == CONSOLE).then(|| Word::of(run));
         self.follow(id, name, || {
             // Opened before anything else is asked of the helper: there is nothing to wait for.
             let opened = open();
             async move {
                 let Ok(descriptor) = opened else { return };
                 match source(descriptor) {
-                    Ok(Source::Fifo(fifo)) => keep(fifo, &file).await,
-                    Ok(Source::Socket(socket)) => keep(socket, &file).await,
+                    Ok(Source::Fifo(fifo)) => keep(fifo, &file, word).await,
+                    Ok(Source::Socket(socket)) => keep(socket, &file, word).await,
                     Err(error) => tracing::warn!("{}: {error}", file.display()),
                 }
             }
@@ -133,12 +136,15 @@ fn source(descriptor: OwnedFd) -> io::Result<Source> {
     Ok(Source::Socket(UnixStream::from_std(descriptor.into())?))
 }
 
-async fn keep(mut stream: impl AsyncRead + Unpin, file: &Path) {
+async fn keep(mut stream: impl AsyncRead + Unpin, file: &Path, mut word: Option<Word>) {
     let mut chunk = vec![0; 64 << 10];
     let Ok(mut ring) = Ring::open(file) else { return };
     while let Ok(count @ 1..) = stream.read(&mut chunk).await {
         // A full disk must not stop the guest: what cannot be kept is lost.
         let _ = ring.write(&chunk[..count]);
+        if let Some(word) = &mut word {
+            word.read(&chunk[..count]);
+        }
     }
 }
 
