@@ -12,7 +12,6 @@ use banger_plan::Seen;
 use banger_schema::spec::WorkspaceSpec;
 use banger_wire::agent::{GuestState, HEARTBEAT_SECS, Identity, Phase, Reply, Request};
 use banger_wire::id::{Generation, SandboxId};
-use banger_wire::machine::Backend;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -33,9 +32,6 @@ const SYNC: Duration = Duration::from_secs(60);
 const SEEN: Duration = Duration::from_secs(2);
 /// Between two tries to reach a guest that boots.
 const RETRY: Duration = Duration::from_millis(10);
-/// How long a guest may take to say on its console that it listens. Then it is tried without the word: somebody may have
-/// written into the middle of it.
-const WORD: Duration = Duration::from_secs(30);
 /// Between two tries to reach one that should have booted long ago.
 const SLOW_RETRY: Duration = Duration::from_millis(500);
 /// How long somebody waits for a guest whose memory is being kept.
@@ -229,11 +225,6 @@ async fn watch_guest(
     let began = Instant::now();
     // It is the guest's, not the connection's: hanging up does not make it say more.
     let mut pace = Pace { window: began, said: 0 };
-    let own =
-        super::vmm::recorded_in(&run).is_some_and(|boot| boot.backend == Backend::Firecracker);
-    while !own && !listens(&run) {
-        tokio::time::sleep(RETRY).await;
-    }
     loop {
         if !run.join(super::vmm::PAUSED).exists() {
             let ended = follow(&id, &way, &run, &state, &wakes, &mut pace).await;
@@ -253,13 +244,6 @@ async fn watch_guest(
         };
         tokio::time::sleep(pause).await;
     }
-}
-
-/// Whether a guest said that it listens, or had the time to.
-fn listens(run: &Path) -> bool {
-    let started = std::fs::metadata(run.join(super::vmm::STARTED)).and_then(|meta| meta.modified());
-    let recent = started.is_ok_and(|at| at.elapsed().is_ok_and(|since| since < WORD));
-    run.join(super::vmm::word::SAID).exists() || !recent
 }
 
 /// How often a guest said something lately.
@@ -314,23 +298,4 @@ fn bounded(mut said: GuestState) -> GuestState {
         *text = banger_wire::text::clean_line(text).chars().take(MAX_TEXT).collect();
     }
     said
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::drivers::vmm::{STARTED, word};
-
-    #[test]
-    fn a_guest_that_boots_is_reached_when_it_says_so_or_after_a_while() {
-        let run = tempfile::tempdir().expect("a folder");
-        let started = std::fs::File::create(run.path().join(STARTED)).expect("a file");
-        assert!(!listens(run.path()));
-        std::fs::write(run.path().join(word::SAID), b"").expect("a word");
-        assert!(listens(run.path()));
-        std::fs::remove_file(run.path().join(word::SAID)).expect("no word");
-        assert!(!listens(run.path()));
-        started.set_modified(std::time::SystemTime::now() - WORD).expect("older");
-        assert!(listens(run.path()));
-    }
 }

@@ -45,7 +45,7 @@ use tokio::sync::mpsc;
 pub const LEFT: &str = "left";
 const RECORD: &str = "boot.json";
 /// The file that tells that the processes came up.
-pub const STARTED: &str = "started";
+const STARTED: &str = "started";
 /// The file that tells that a guest was given an identity, or may have been. Its memory is somebody's from then on.
 pub const NAMED: &str = "named";
 /// The file that tells that a guest goes on from a memory, and was not told who it is since.
@@ -482,8 +482,8 @@ impl Vmm for Processes {
 /// The end of a file, at most so many bytes, as text.
 fn end_of(file: &Path, most: usize) -> String {
     let bytes = std::fs::read(file).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(most)..]).into_owned();
-    banger_wire::text::clean(text.trim())
+    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(most)..]);
+    banger_wire::text::clean(text.replace('\r', "").trim())
 }
 
 /// The lines that may say why something ended. That an agent listened does not.
@@ -496,4 +496,23 @@ fn telling(text: &str) -> Vec<&str> {
 pub fn console_files(folders: &Folders, sandbox: &SandboxId) -> [PathBuf; 2] {
     let file = folders.sandbox(sandbox).join(ring::CONSOLE);
     [ring::older(&file), file]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_wire::agent::LISTENS;
+
+    #[test]
+    fn that_agents_listened_says_nothing_of_an_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let console = folder.path().join(ring::CONSOLE);
+        let told = |text: &str| {
+            std::fs::write(&console, text).expect("writes");
+            telling(&end_of(&console, 4096)).join("|")
+        };
+        assert_eq!(told(&format!("{LISTENS}\r\n{LISTENS}\r\n")), "");
+        assert_eq!(told(&format!("{LISTENS}\r\n\r\nKernel panic\r\n")), "Kernel panic");
+        assert_eq!(told("a\u{1b}[2J\r\n"), "a\u{fffd}[2J");
+    }
 }

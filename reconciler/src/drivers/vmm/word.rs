@@ -3,11 +3,28 @@
 //! `vhost-device-vsock` 0.3.0 ends its only worker, for good and without a word, when somebody connects after it was told the
 //! guest's memory and before the guest's driver has set up its queues. A guest whose agent listens is past that.
 
+use super::{RECORD, recorded_in};
 use banger_wire::agent::LISTENS;
-use std::path::PathBuf;
+use banger_wire::machine::Backend;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The file in a run's folder that tells that the word was read.
-pub(crate) const SAID: &str = "listens";
+pub(super) const SAID: &str = "listens";
+/// How long a machine that was started may take for the word. Then it is tried without: it may have been lost, or something
+/// written into the middle of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether the guest of a run may be connected to: it said the word, or had the time to, or Firecracker runs it, whose vsock
+/// takes everything.
+pub(crate) fn listens(run: &Path) -> bool {
+    if run.join(SAID).exists() {
+        return true;
+    }
+    let started = std::fs::metadata(run.join(RECORD)).and_then(|meta| meta.modified());
+    let recent = started.is_ok_and(|at| at.elapsed().is_ok_and(|since| since < PATIENCE));
+    !recent || recorded_in(run).is_some_and(|boot| boot.backend == Backend::Firecracker)
+}
 
 /// Looks for the word in what comes piece by piece.
 pub(super) struct Word {
@@ -19,8 +36,10 @@ pub(super) struct Word {
 
 impl Word {
     /// To be told in the folder of a run.
-    pub(super) fn of(run: &std::path::Path) -> Self {
-        Self { file: run.join(SAID), tail: Some(Vec::new()) }
+    pub(super) fn of(run: &Path) -> Self {
+        let file = run.join(SAID);
+        let tail = (!file.exists()).then(Vec::new);
+        Self { file, tail }
     }
 
     /// Looks at what came next. A guest may say anything: at worst it is then reached too soon, which harms it alone.
@@ -41,6 +60,20 @@ impl Word {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_that_boots_is_reached_when_it_says_so_or_after_a_while() {
+        let run = tempfile::tempdir().expect("a folder");
+        assert!(listens(run.path()), "nothing was started");
+        let record = std::fs::File::create(run.path().join(RECORD)).expect("a file");
+        assert!(!listens(run.path()));
+        std::fs::write(run.path().join(SAID), b"").expect("a word");
+        assert!(listens(run.path()));
+        std::fs::remove_file(run.path().join(SAID)).expect("no word");
+        assert!(!listens(run.path()));
+        record.set_modified(std::time::SystemTime::now() - PATIENCE).expect("older");
+        assert!(listens(run.path()));
+    }
 
     #[test]
     fn the_word_is_found_wherever_its_pieces_part() {
