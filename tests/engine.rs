@@ -1,4 +1,5 @@
-//! The real loop over a simulated world: only so many guests boot at once, nobody waits for ever, and what failed is over when it is.
+//! The real loop over a simulated world, by a clock of its own: only so many guests boot at once, nobody waits for ever, and what failed
+//! is over when it is.
 
 use crate::lab::{Fixed, name, spec};
 use banger_plan::admit::Capacity;
@@ -10,8 +11,9 @@ use banger_wire::agent::Phase as GuestPhase;
 use banger_wire::api::{Edit, Phase, SandboxStatus};
 use banger_wire::id::{Generation, InstallId};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 const TERMS: Terms = Terms { dry_run: false, consent: Consent::No, ephemeral: false, also: None };
 
@@ -61,7 +63,7 @@ async fn watch_boots(sim: &Sim, engine: &Arc<Engine>, silent: usize) -> (usize, 
     panic!("they do not come: {:?}", engine.snapshots().borrow().status);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn so_many_guests_boot_at_once_as_there_are_processors() {
     let sim = Sim::new();
     sim.world().boot_secs = 3;
@@ -73,7 +75,7 @@ async fn so_many_guests_boot_at_once_as_there_are_processors() {
 }
 
 /// What failed and yet had its effect is done, and nobody is in trouble for it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_failure_is_over_when_nothing_is_left_to_do() {
     let sim = Sim::new();
     let (engine, _stop) = begin(&sim, 1).await;
@@ -101,7 +103,7 @@ async fn a_failure_is_over_when_nothing_is_left_to_do() {
 }
 
 /// Guests that never answer, more than there are turns, and VMMs that cannot start, keep nobody from booting.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_never_boots_gives_the_turn_up() {
     let sim = Sim::new();
     let (engine, _stop) = begin(&sim, 8).await;
@@ -116,7 +118,7 @@ async fn who_never_boots_gives_the_turn_up() {
 }
 
 /// What ends as soon as it is ready, again and again, is started again after longer and longer pauses; and then it is well.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_ends_again_and_again_waits_longer_each_time() {
     let sim = Sim::new();
     // Its port is published each time that it is ready, which is nothing that ended.
@@ -146,7 +148,7 @@ async fn who_ends_again_and_again_waits_longer_each_time() {
 }
 
 /// A guest that goes by itself, in order, and is to be there always, is no failure however often it does so.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_goes_in_order_is_started_again_at_once() {
     let sim = Sim::new();
     let text = "sandbox \"s\" { image \"base\"; memory \"128MiB\"; restart \"always\"; }";
@@ -171,7 +173,7 @@ async fn who_goes_in_order_is_started_again_at_once() {
 }
 
 /// What became of a sandbox in the end is shown, not what went before.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_gives_up_after_a_crash_is_shown_as_that() {
     let sim = Sim::new();
     let (engine, _stop) = begin(&sim, 1).await;

@@ -192,8 +192,8 @@ fn a_full_policy_is_applied_and_checked() {
 
 /// Sends frames as the guest behind a tap, and tells which words arrive at a socket of the host.
 const INJECT: &str = r#"
-import fcntl, os, socket, struct, sys, time
-listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); listener.bind(("0.0.0.0", 4001)); listener.settimeout(0.3)
+import fcntl, os, socket, struct, subprocess, sys, time
+listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); listener.bind(("0.0.0.0", 4001)); listener.settimeout(2)
 def tap(name):
     f = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(f, 0x400454CA, struct.pack("16sH22s", name.encode(), 0x5002, b""))
@@ -218,7 +218,10 @@ def advertise(to_mac, mac):
 bridge_mac = bytes.fromhex(sys.argv[1].replace(":", ""))
 unlisted, listed = tap(sys.argv[2]), tap(sys.argv[3])
 mac1, mac2 = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
-time.sleep(0.3)
+for _ in range(200):
+    if subprocess.run(["bridge", "link"], capture_output=True, text=True).stdout.count("state forwarding") >= 2: break
+    time.sleep(0.1)
+else: sys.exit("its ports do not forward")
 groups = [bytes.fromhex("0180c20000%02x" % n) for n in range(16)]
 for fd, mac, own in ((unlisted, mac1, "10.213.0.3"), (listed, mac2, "10.213.0.4")):
     name = b"1" if fd == unlisted else b"2"

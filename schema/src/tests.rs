@@ -248,8 +248,9 @@ fn hostile_files_are_refused_quickly() {
         let start = Instant::now();
         let report = kdl(&text).expect_err(name);
         assert!(!report.problems.is_empty(), "{name}");
-        let limit = if name == "errors" { 1_500 } else { 300 };
-        assert!(start.elapsed() < Duration::from_millis(limit), "{name}: {:?}", start.elapsed());
+        // A tenth of that where nothing else runs. What stalls takes minutes, and more.
+        let limit = if name == "errors" { 15 } else { 3 };
+        assert!(start.elapsed() < Duration::from_secs(limit), "{name}: {:?}", start.elapsed());
     }
     let deep_toml = format!("a = {}{}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(parse("x.toml", &deep_toml, Language::Toml).is_err());

@@ -269,5 +269,5 @@ fn work_is_bounded() {
     let limits = Limits { entries: 20_000, ..Limits::default() };
     let outcome = super::case::make(&[many], &limits);
     assert!(matches!(outcome, Err(Error::Budget { .. })), "{outcome:?}");
-    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 300, "{:?}", start.elapsed());
 }

@@ -450,7 +450,7 @@ impl Home {
         kill(daemon, Signal::SIGKILL).expect("kills");
         // Its environment goes before its threads and sockets do: it is gone when nobody listens any more.
         let socket = self.folder.join("run/bangerd.sock");
-        self.wait("the daemon is gone", Duration::from_secs(5), |home| {
+        self.wait("the daemon is gone", Duration::from_secs(60), |home| {
             home.daemon().is_none() && std::os::unix::net::UnixStream::connect(&socket).is_err()
         });
     }

@@ -189,7 +189,7 @@ fn carry(client: TcpStream, server: TcpStream, state: &Arc<ProxyState>) {
         let _ = to_server.shutdown(Shutdown::Write);
     });
     let (mut from_server, mut to_client) = (server, client);
-    let (mut chunk, mut carried) = (vec![0; 4 << 10], 0);
+    let (mut chunk, mut carried, begun) = (vec![0; 4 << 10], 0, Instant::now());
     while let Ok(count @ 1..) = from_server.read(&mut chunk) {
         let mut most = count;
         let mut cut = false;
@@ -207,8 +207,10 @@ fn carry(client: TcpStream, server: TcpStream, state: &Arc<ProxyState>) {
         if to_client.write_all(&chunk[..most]).is_err() || cut {
             break;
         }
-        if let Some(wait) = (most as u64 * 1000).checked_div(state.slow.load(Ordering::SeqCst)) {
-            std::thread::sleep(Duration::from_millis(wait));
+        // From where it was on: a rate is held on the whole, whatever one sleep takes.
+        let rate = state.slow.load(Ordering::SeqCst);
+        if let Some(due) = (carried * 1_000_000).checked_div(rate) {
+            std::thread::sleep(Duration::from_micros(due).saturating_sub(begun.elapsed()));
         }
     }
     let _ = to_client.shutdown(Shutdown::Both);

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// What a command may take.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs a command whose three streams are a terminal. Its status, and everything that reached the terminal.
 pub(super) fn run(mut command: Command, input: &[u8]) -> (i32, Vec<u8>) {
